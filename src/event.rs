@@ -1,0 +1,182 @@
+//! The events of the audit table `bus_events`: their names, and which ones each
+//! step of a task leaves.
+//!
+//! Events are written by the store in the transaction of the change they
+//! record. This module only says what they are; each carries a `trace_id`.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::attempt::{AttemptOutcome, AttemptRecord, Problem};
+use crate::ids::{MessageId, TraceId};
+use crate::route::{Route, RouteKey};
+use crate::task::{CANCELLED, Next};
+
+/// Written when a task enters the bus, or at its first claim if somebody else
+/// put it there.
+pub const EXECUTE_ENQUEUED: &str = "execute_enqueued";
+pub const EXECUTE_RETRY: &str = "execute_retry";
+pub const EXECUTE_FAILED: &str = "execute_failed";
+pub const EXECUTE_DONE: &str = "execute_done";
+pub const EXECUTE_CANCELLED: &str = "execute_cancelled";
+pub const EXECUTE_FALLBACK: &str = "execute_fallback";
+/// A write was refused since the lease had gone to somebody else.
+pub const LEASE_LOST: &str = "lease_lost";
+/// An expired lease was taken back.
+pub const TASK_RESCUED: &str = "task_rescued";
+pub const GATE_VIOLATION: &str = "gate_violation";
+
+/// An event to be written; the database gives it its id and its instant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    pub event_type: String,
+    pub message_id: Option<MessageId>,
+    pub route: Option<Route>,
+    pub trace_id: TraceId,
+    pub reason: Option<String>,
+    pub payload: Value,
+}
+
+/// An event as it is read back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Event {
+    pub id: i64,
+    pub created_at: DateTime<Utc>,
+    pub event_type: String,
+    pub message_id: Option<MessageId>,
+    pub service: Option<String>,
+    pub role: Option<String>,
+    pub shard: Option<i32>,
+    pub tenant: Option<String>,
+    pub trace_id: Option<String>,
+    pub reason: Option<String>,
+    pub payload: Value,
+}
+
+/// How a role's own event ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleStep {
+    Done,
+    Failed,
+    Retry,
+}
+
+/// The name of a role's own event, such as `buildtest_done`.
+pub fn role_event(route: &RouteKey, step: RoleStep) -> String {
+    let step = match step {
+        RoleStep::Done => "done",
+        RoleStep::Failed => "failed",
+        RoleStep::Retry => "retry",
+    };
+    format!("{}_{step}", route.event_stem())
+}
+
+/// The task whose events are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    pub id: MessageId,
+    pub route: &'a Route,
+    pub trace_id: &'a TraceId,
+    pub task_id: Option<&'a str>,
+}
+
+impl Subject<'_> {
+    pub fn event(&self, event_type: &str, reason: Option<&str>, payload: Value) -> NewEvent {
+        NewEvent {
+            event_type: event_type.to_owned(),
+            message_id: Some(self.id),
+            route: Some(self.route.clone()),
+            trace_id: self.trace_id.clone(),
+            reason: reason.map(str::to_owned),
+            payload,
+        }
+    }
+
+    /// The first event of every task.
+    pub fn enqueued(&self, payload: Value) -> NewEvent {
+        self.event(EXECUTE_ENQUEUED, None, payload)
+    }
+
+    /// The events that the end of an attempt leaves.
+    pub fn settled(&self, next: &Next, attempt: &AttemptRecord) -> Vec<NewEvent> {
+        let key = &self.route.key;
+        match next {
+            Next::Done { result, .. } => {
+                let done = self.event(EXECUTE_DONE, None, attempt_payload(attempt));
+                let own = self.event(
+                    &role_event(key, RoleStep::Done),
+                    None,
+                    json!({ "task_id": self.task_id, "attempt": attempt.attempt, "result": result }),
+                );
+                let mut events = vec![done, own];
+                if attempt.why.as_ref().is_some_and(|why| why.fallback) {
+                    let payload = attempt_payload(attempt);
+                    events.push(self.event(EXECUTE_FALLBACK, None, payload));
+                }
+                events
+            }
+            Next::Queued { delay, problem, .. } => {
+                let delay_ms = millis(*delay);
+                let reason = match (problem, attempt.outcome) {
+                    (Some(problem), _) => problem.message.as_str(),
+                    (None, AttemptOutcome::Drained) => "the host is draining",
+                    (None, _) => "given back",
+                };
+                let code = problem.as_ref().map(|p| p.code.as_str());
+                let payload = json!({
+                    "attempt": attempt.attempt,
+                    "delay_ms": delay_ms,
+                    "code": code.unwrap_or(attempt.outcome.as_str()),
+                    "blame": attempt.blame,
+                    "outcome": attempt.outcome,
+                });
+                self.both(EXECUTE_RETRY, RoleStep::Retry, reason, payload)
+            }
+            Next::Failed { problem } if problem.code == CANCELLED => {
+                let payload = json!({ "attempt": attempt.attempt });
+                vec![self.event(EXECUTE_CANCELLED, Some(&problem.message), payload)]
+            }
+            Next::Failed { problem } => self.failed(problem, Some(attempt)),
+        }
+    }
+
+    /// The events of a task that failed for good, with or without an attempt.
+    pub fn failed(&self, problem: &Problem, attempt: Option<&AttemptRecord>) -> Vec<NewEvent> {
+        let mut payload = attempt.map_or_else(|| json!({}), attempt_payload);
+        if let Some(object) = payload.as_object_mut() {
+            object.insert("code".to_owned(), json!(problem.code));
+            object.insert("blame".to_owned(), json!(problem.blame));
+        }
+        self.both(EXECUTE_FAILED, RoleStep::Failed, &problem.message, payload)
+    }
+
+    /// The general event and the role's own, alike.
+    fn both(&self, general: &str, step: RoleStep, reason: &str, payload: Value) -> Vec<NewEvent> {
+        let own = role_event(&self.route.key, step);
+        vec![
+            self.event(general, Some(reason), payload.clone()),
+            self.event(&own, Some(reason), payload),
+        ]
+    }
+}
+
+fn attempt_payload(attempt: &AttemptRecord) -> Value {
+    json!({
+        "attempt": attempt.attempt,
+        "wait_ms": attempt.wait_ms,
+        "run_ms": millis(attempt.measured.run),
+        "plugin": attempt.plugin.as_ref().map(|p| &p.name),
+        "version": attempt.plugin.as_ref().map(|p| &p.version),
+        "digest": attempt.plugin.as_ref().map(|p| p.digest),
+        "kind": attempt.plugin.as_ref().map(|p| p.kind),
+        "stage": attempt.stage,
+        "fallback": attempt.why.as_ref().is_some_and(|why| why.fallback),
+        "why": attempt.why,
+    })
+}
+
+/// A duration as whole milliseconds, as all columns and events have them.
+pub fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,296 @@
+//! Identifiers as types of their own, parsed once at the edge and printed one way.
+//!
+//! Nothing here reads a clock, a file or a database; randomness is used only to
+//! make new identifiers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+/// Why a text is not the identifier it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{value}` is not a {what}: {why}")]
+pub struct InvalidId {
+    what: &'static str,
+    value: String,
+    why: &'static str,
+}
+
+impl InvalidId {
+    fn new(what: &'static str, value: &str, why: &'static str) -> Self {
+        // A hostile value must not fill a log line.
+        let value = value.chars().take(80).collect();
+        Self { what, value, why }
+    }
+}
+
+/// Implements text conversion and serde for a newtype by its `FromStr` and `Display`.
+macro_rules! text_id {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// One row of `agent_messages`. The row identifies a task; `task_id` is only
+/// the producer's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub Uuid);
+
+impl MessageId {
+    /// A new id that sorts by time of creation (UUID version 7), which keeps
+    /// index inserts at the right edge.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Uuid::parse_str(text)
+            .map(Self)
+            .map_err(|_| InvalidId::new("message id", text, "expected a UUID"))
+    }
+}
+
+text_id!(MessageId);
+
+/// Correlates every event, log line and outbound request of a task.
+///
+/// Producers choose it freely; those that the host makes are W3C trace ids
+/// (32 lower-case hexadecimal digits).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TraceId(String);
+
+impl TraceId {
+    /// The longest trace id that a producer may choose, in bytes.
+    pub const MAX_BYTES: usize = 128;
+
+    /// A new random W3C trace id.
+    pub fn generate() -> Self {
+        Self(Uuid::new_v4().as_simple().to_string())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same trace as a W3C trace id: itself where it is one, else the first
+    /// sixteen bytes of its SHA-256, so that every hop derives the same.
+    /// Source: W3C Trace Context, section 3.2.2.3.
+    pub fn w3c(&self) -> String {
+        let hex = self.0.len() == 32
+            && self
+                .0
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if hex && self.0.bytes().any(|b| b != b'0') {
+            return self.0.clone();
+        }
+        let hash = Sha256::digest(self.0.as_bytes());
+        hash.iter().take(16).map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for TraceId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = |why| Err(InvalidId::new("trace id", text, why));
+        if text.is_empty() || text.len() > Self::MAX_BYTES {
+            return invalid("expected 1 to 128 bytes");
+        }
+        // It travels in HTTP headers and log lines.
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return invalid("expected visible ASCII characters without spaces");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+text_id!(TraceId);
+
+/// The SHA-256 of a component's bytes: which code ran.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The 64 hexadecimal digits without the `sha256:` prefix, for file names.
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = || {
+            InvalidId::new(
+                "digest",
+                text,
+                "expected `sha256:` and 64 hexadecimal digits",
+            )
+        };
+        let hex = text.strip_prefix("sha256:").ok_or_else(invalid)?;
+        if hex.len() != 64 || !hex.is_ascii() {
+            return Err(invalid());
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| invalid())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| invalid())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+text_id!(Digest);
+
+/// One start of one host process, as written to `claimed_by`: the configured
+/// `HOLDER_ID`, a colon, and an id of the process start. A restarted host is
+/// somebody else, so it never mistakes an old claim for its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HolderId(String);
+
+impl HolderId {
+    /// The identity of this process start under the configured name.
+    pub fn generate(name: &str) -> Self {
+        let start = Uuid::new_v4().as_simple().to_string();
+        Self(format!("{name}:{}", &start[..12]))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HolderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of an executor plugin: lower-case kebab, at most 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PluginName(String);
+
+impl PluginName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PluginName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for PluginName {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let kebab = text.starts_with(|c: char| c.is_ascii_lowercase())
+            && !text.ends_with('-')
+            && !text.contains("--")
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !kebab || text.len() > 64 {
+            let why = "expected lower-case letters, digits and single hyphens, starting with a letter, at most 64 bytes";
+            return Err(InvalidId::new("plugin name", text, why));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+text_id!(PluginName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_round_trips_and_refuses_what_is_none() {
+        let digest = Digest::of(b"");
+        assert_eq!(
+            digest.to_string(),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        for bad in ["", "sha256:", "e3b0", &format!("sha256:{}", "é".repeat(32))] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn trace_id_of_a_producer_maps_to_one_w3c_id() {
+        let own = TraceId::generate();
+        assert_eq!(own.w3c(), own.as_str());
+        let label: TraceId = "ticket-7".parse().unwrap();
+        assert_eq!(label.w3c().len(), 32);
+        assert_eq!(label.w3c(), label.w3c());
+        // All zeros is invalid in W3C Trace Context.
+        let zero: TraceId = "0".repeat(32).parse().unwrap();
+        assert_ne!(zero.w3c(), "0".repeat(32));
+    }
+
+    #[test]
+    fn identifiers_refuse_what_would_break_a_header_or_a_path() {
+        assert!("a b".parse::<TraceId>().is_err());
+        assert!("a\r\nb".parse::<TraceId>().is_err());
+        for bad in ["", "Mock", "../mock", "mock-", "a--b", "9a"] {
+            assert!(bad.parse::<PluginName>().is_err(), "{bad}");
+        }
+        assert!("cogo-worker".parse::<PluginName>().is_ok());
+    }
+
+    #[test]
+    fn two_starts_of_a_host_are_two_holders() {
+        assert_ne!(HolderId::generate("h1"), HolderId::generate("h1"));
+    }
+}

@@ -1,0 +1,337 @@
+//! The bus as the rest of the host sees it: one trait in domain words, whatever
+//! database is below.
+//!
+//! **Invariant:** `sqlx` appears only here and below. Every state change, its
+//! attempt row, its events and its artifacts are one transaction. Instants are
+//! the database's; durations cross this border, never clocks. A write after a
+//! claim is conditional on `status = 'claimed'`, the lease epoch and the holder.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::attempt::Fence;
+use crate::event::{Event, NewEvent};
+use crate::gate::{Evidence, Scope};
+use crate::ids::{Digest, HolderId, MessageId, TraceId};
+use crate::route::{Route, RouteKey};
+use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, Status, TaskRow};
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Out of reach or too busy for now; the same call may go through later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// No room left; the host pauses claims until there is.
+    #[error("the database has no space left: {0}")]
+    Full(String),
+    #[error("the database's schema is version {found}; this build knows {known}")]
+    Newer { found: i64, known: i64 },
+    #[error("the database has no schema yet")]
+    NotMigrated,
+    #[error("the database file is damaged: {0}")]
+    Corrupt(String),
+    /// A row that cannot be read as what it should be.
+    #[error("table `{table}`, row `{row}`: {problem}")]
+    Inconsistent {
+        table: &'static str,
+        row: String,
+        problem: String,
+    },
+    /// A statement that the database refuses: a bug here, or a schema that was
+    /// changed by hand.
+    #[error("the database refused a statement: {0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anybody's doing.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Full(_))
+    }
+
+    /// What the operator can do about it.
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => {
+                "check that the database runs, and that nothing else holds a lock on it"
+            }
+            Self::Full(_) => "free disk space; the host goes on by itself",
+            Self::Newer { .. } => "use the newer cogo-host that migrated it",
+            Self::NotMigrated => "run `cogo-host migrate`",
+            Self::Corrupt(_) => {
+                "stop every process that uses the file, copy it away, and restore a backup or recover it with `sqlite3 FILE .recover`"
+            }
+            Self::Inconsistent { .. } => "correct the row, or remove it if it is not yours",
+            Self::Refused(_) => "run `cogo-host migrate`, and report this if it stays",
+        }
+    }
+}
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What a host wants to claim.
+#[derive(Debug, Clone)]
+pub struct ClaimRequest<'a> {
+    pub holder: &'a HolderId,
+    /// How long the lease runs from the claim.
+    pub lease: Duration,
+    /// In the order in which they are served; the first may use up the limit.
+    pub wants: Vec<Want>,
+    /// At most this many in all.
+    pub limit: u32,
+}
+
+/// One route that a host serves, and how many tasks of it fit now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    pub key: RouteKey,
+    /// `None` serves every shard.
+    pub shard: Option<i32>,
+    /// `None` serves every tenant.
+    pub tenant: Option<String>,
+    pub limit: u32,
+    /// Takes rows over that a foreign worker claimed longer ago than this and
+    /// left without a lease. `None` leaves them alone.
+    pub reclaim_foreign_after: Option<Duration>,
+}
+
+/// What the database knows of a lease that was renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    Held,
+    /// Held, and somebody asked to cancel the task.
+    CancelRequested,
+    Lost,
+}
+
+/// What became of a wish to cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cancelled {
+    /// It was waiting and is `failed` now.
+    AtOnce,
+    /// It is running; its holder will end it.
+    Requested,
+    /// It had ended before, so.
+    Ended(Status),
+}
+
+/// A lease that was taken back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rescued {
+    pub id: MessageId,
+    pub holder: Option<String>,
+    /// `Queued` again, or `Failed` for good.
+    pub status: Status,
+}
+
+/// Which rows to read.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    pub status: Option<Status>,
+    pub route: Option<RouteKey>,
+    pub trace_id: Option<TraceId>,
+    pub task_id: Option<String>,
+    /// At most this many, newest first.
+    pub limit: u32,
+}
+
+/// Which events to read.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    pub trace_id: Option<String>,
+    pub event_type: Option<String>,
+    pub message_id: Option<MessageId>,
+    /// Not older than this.
+    pub since: Option<Duration>,
+    /// Only those with a greater id, for following.
+    pub after_id: Option<i64>,
+    pub limit: u32,
+    pub order: Order,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    #[default]
+    OldestFirst,
+    NewestFirst,
+}
+
+/// An attempt row as it is read back.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptRow {
+    pub message_id: MessageId,
+    pub lease_epoch: i64,
+    pub attempt: u32,
+    pub host: String,
+    pub plugin: Option<String>,
+    pub version: Option<String>,
+    pub digest: Option<Digest>,
+    pub kind: Option<String>,
+    pub stage: String,
+    pub why: Option<Value>,
+    pub claimed_at: Option<DateTime<Utc>>,
+    pub ended_at: DateTime<Utc>,
+    pub wait_ms: u64,
+    pub run_ms: u64,
+    pub outcome: String,
+    pub code: Option<String>,
+    pub blame: Option<String>,
+    pub usage: Value,
+    pub peak_memory_bytes: u64,
+    pub outbound_requests: u32,
+    pub spans: Value,
+    pub log: Value,
+    pub log_dropped: u32,
+}
+
+/// How long tasks waited for their claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    pub p50_ms: Option<u64>,
+    pub p90_ms: Option<u64>,
+    pub n: u64,
+}
+
+/// How full the bus is, by status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Depth {
+    pub queued: u64,
+    pub claimed: u64,
+    pub done: u64,
+    pub failed: u64,
+    /// Age of the oldest task that is due.
+    pub oldest_due_ms: Option<u64>,
+}
+
+/// A published artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ArtifactRow {
+    pub message_id: MessageId,
+    pub task_id: String,
+    pub trace_id: TraceId,
+    pub path: String,
+    pub content_type: String,
+    pub digest: Digest,
+    pub bytes: u64,
+    pub created_at: DateTime<Utc>,
+}
+
+/// What retention may delete, in one small batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Ended tasks, their attempts and artifacts older than this.
+    pub tasks: Option<Duration>,
+    /// Events older than this.
+    pub events: Option<Duration>,
+    /// At most this many rows of each table.
+    pub batch: u32,
+}
+
+/// What a migration did or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Migration {
+    pub from: i64,
+    pub to: i64,
+    /// The statements, in order.
+    pub statements: Vec<String>,
+}
+
+/// The bus.
+///
+/// Every method may fail with [`StoreError::Unavailable`]; none leaves half of
+/// what it does behind.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Brings the schema up to this build's version.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] when a later build migrated it.
+    async fn migrate(&self, dry_run: bool) -> Result<Migration>;
+
+    /// Fails with what is wrong when the schema is not the one this build knows.
+    async fn check_schema(&self) -> Result<()>;
+
+    /// A round trip.
+    async fn ping(&self) -> Result<()>;
+
+    /// Puts tasks on the bus, each with its `execute_enqueued` event.
+    async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>>;
+
+    /// Claims due tasks, highest priority first, then those due longest. Adds
+    /// one to `attempts` and `lease_epoch`. A row that somebody else put on the
+    /// bus gets what it lacks (trace id, task id) and its `execute_enqueued`.
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Claim>>;
+
+    /// Extends leases by `lease` from now, in the order of `fences`.
+    async fn renew(
+        &self,
+        holder: &HolderId,
+        fences: &[Fence],
+        lease: Duration,
+    ) -> Result<Vec<Renewal>>;
+
+    /// The tasks held by `holder` whose cancellation was asked for.
+    async fn cancel_requests(&self, holder: &HolderId) -> Result<Vec<Fence>>;
+
+    /// Writes the ends of attempts in one transaction, in the order given. Each
+    /// stands for itself: one that lost its lease does not hinder the others.
+    async fn settle(&self, holder: &HolderId, settlements: &[Settlement]) -> Result<Vec<Settled>>;
+
+    /// Takes back up to `limit` expired leases, oldest first: queued again, or
+    /// failed where the task was cancelled, has used its attempts, or took
+    /// [`crate::task::POISON_DEATHS`] hosts with it. Writes the attempt row
+    /// (`lost`) that the vanished holder could not. `default_max_attempts` is
+    /// for rows that name none.
+    async fn rescue(&self, limit: u32, default_max_attempts: u32) -> Result<Vec<Rescued>>;
+
+    /// Fails up to `limit` waiting tasks whose `ttl_ms` has passed.
+    async fn expire(&self, limit: u32) -> Result<Vec<MessageId>>;
+
+    /// How long until the next waiting task of these routes is due; zero if one
+    /// is, `None` if none waits.
+    async fn next_due(&self, wants: &[Want]) -> Result<Option<Duration>>;
+
+    /// Asks to cancel a task; `None` if there is no such task.
+    async fn cancel(&self, id: MessageId, actor: &str) -> Result<Option<Cancelled>>;
+
+    /// Writes events that accompany no state change of a task.
+    async fn record(&self, events: &[NewEvent]) -> Result<()>;
+
+    /// Deletes one batch of what is older than allowed; the number of rows.
+    async fn retire(&self, retention: &Retention) -> Result<u64>;
+
+    async fn task(&self, id: MessageId) -> Result<Option<TaskRow>>;
+
+    /// Newest first, without payloads.
+    async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>>;
+
+    /// All attempts of a task, first to last.
+    async fn attempts(&self, id: MessageId) -> Result<Vec<AttemptRow>>;
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<Event>>;
+
+    async fn evidence(&self, scope: &Scope) -> Result<Evidence>;
+
+    /// Waits of the attempts that ended within `since`, of one route or all.
+    async fn latency(
+        &self,
+        service: Option<&str>,
+        role: Option<&str>,
+        since: Duration,
+    ) -> Result<Latency>;
+
+    async fn depth(&self) -> Result<Depth>;
+
+    /// The newest published artifact of that task label and path.
+    async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>>;
+
+    /// Whether any of these routes has rows on the bus; for messages about
+    /// routes that nobody serves.
+    async fn routes(&self) -> Result<Vec<Route>>;
+}
