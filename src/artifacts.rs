@@ -5,6 +5,8 @@
 //! the settlement writes. So an attempt that lost its lease publishes nothing,
 //! and a path never reaches the file system: it is a key, checked all the same.
 
+pub mod local;
+
 use std::fmt;
 use std::str::FromStr;
 

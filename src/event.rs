@@ -107,7 +107,11 @@ impl Subject<'_> {
                 let own = self.event(
                     &role_event(key, RoleStep::Done),
                     None,
-                    json!({ "task_id": self.task_id, "attempt": attempt.attempt, "result": result }),
+                    json!({
+                        "task_id": self.task_id,
+                        "attempt": attempt.attempt,
+                        "result": without_output(result),
+                    }),
                 );
                 let mut events = vec![done, own];
                 if attempt.why.as_ref().is_some_and(|why| why.fallback) {
@@ -159,6 +163,16 @@ impl Subject<'_> {
             self.event(&own, Some(reason), payload),
         ]
     }
+}
+
+/// A result without what a run printed, which may be a megabyte: the row has it.
+fn without_output(result: &Value) -> Value {
+    let mut result = result.clone();
+    if let Some(object) = result.as_object_mut() {
+        object.remove("stdout");
+        object.remove("stderr");
+    }
+    result
 }
 
 fn attempt_payload(attempt: &AttemptRecord) -> Value {

@@ -37,4 +37,7 @@ pub mod retry;
 pub mod selection;
 pub mod task;
 
+pub mod routing;
 pub mod store;
+
+pub mod bus;

@@ -1,0 +1,242 @@
+//! The bus loop: claims tasks, has them executed, settles them, keeps their
+//! leases alive, and gives back what it cannot finish.
+//!
+//! **Invariants.** The bus never names a plugin's insides (it holds an
+//! [`Executor`]) nor a database (it holds a [`Store`]). A claim is committed
+//! before its attempt starts; the lease protects it, not an open transaction.
+//! Every way out of an attempt goes through one settlement. No task is spawned
+//! outside the bus's tracker, so that a drain can wait for all of them.
+//!
+//! ```text
+//!  claimer ── Claim ──▶ flight (checks, assignment, executor) ── Settlement ──▶ settler
+//!     ▲                    │ stop                                                  │
+//!     └─ wake, poll        └──── lease keeper (renew, cancel, lost)     group commit
+//!                                 maintenance (rescue, expire, retire)
+//! ```
+
+mod claimer;
+mod flight;
+mod lease;
+mod maintenance;
+mod settler;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::attempt::{Executor, Fence, Progress, StopReason};
+use crate::ids::{HolderId, MessageId};
+use crate::retry::RetryPolicy;
+use crate::routing::Routing;
+use crate::stage::Stage;
+use crate::store::{Retention, Store};
+use flight::Flight;
+use settler::Settler;
+
+/// How the loop behaves. Checked by [`BusSettings::check`].
+#[derive(Debug, Clone)]
+pub struct BusSettings {
+    pub stage: Stage,
+    /// Attempts at once on this host, over all routes.
+    pub concurrency: u32,
+    /// How long a claim is ours without a renewal.
+    pub lease: Duration,
+    /// How long an empty bus is left alone, give or take half.
+    pub poll: Duration,
+    pub retry: RetryPolicy,
+    /// How long a drain may take in all.
+    pub drain: Duration,
+    /// How long a guest may take to give way.
+    pub stop_grace: Duration,
+    pub retention: Retention,
+    /// End once nothing waits and nothing runs.
+    pub until_idle: bool,
+}
+
+/// Why settings cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSettings {
+    #[error("the lease is {0:?}; expected at least 500 ms, or renewals come too late")]
+    LeaseTooShort(Duration),
+    #[error("the concurrency is 0; expected at least 1")]
+    NoConcurrency,
+    #[error("the poll interval is zero; expected at least 1 ms")]
+    NoPoll,
+}
+
+impl BusSettings {
+    /// # Errors
+    /// Names the setting that cannot work and what would.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        if self.lease < Duration::from_millis(500) {
+            return Err(InvalidSettings::LeaseTooShort(self.lease));
+        }
+        if self.concurrency == 0 {
+            return Err(InvalidSettings::NoConcurrency);
+        }
+        if self.poll.is_zero() {
+            return Err(InvalidSettings::NoPoll);
+        }
+        Ok(())
+    }
+}
+
+/// What the parts of the loop share.
+struct Shared {
+    store: Arc<dyn Store>,
+    executor: Arc<dyn Executor>,
+    routing: Arc<dyn Routing>,
+    settings: BusSettings,
+    holder: HolderId,
+    settler: Settler,
+    /// Attempts that this host holds a lease for.
+    flights: Mutex<HashMap<Fence, Arc<Flight>>>,
+    wake: Notify,
+    /// The claimer waits for a place rather than for a task.
+    starved: AtomicBool,
+    /// Set once no more is claimed.
+    draining: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Shared {
+    fn flights(&self) -> Vec<Arc<Flight>> {
+        self.flights.lock().values().cloned().collect()
+    }
+}
+
+/// A running bus, as the API and the signal handler see it.
+#[derive(Clone)]
+pub struct BusHandle {
+    shared: Arc<Shared>,
+    finished: watch::Receiver<bool>,
+}
+
+impl BusHandle {
+    /// Tells the loop that something may be due: a hint, the poll stays.
+    pub fn wake(&self) {
+        self.shared.wake.notify_one();
+    }
+
+    /// Asks a running attempt of this host to end since its task was cancelled;
+    /// without one, the holder finds out by polling.
+    pub fn cancel_hint(&self, id: MessageId) {
+        for flight in self.shared.flights() {
+            if flight.fence.id == id {
+                flight.stop(StopReason::Cancelled);
+            }
+        }
+    }
+
+    /// The latest progress of a task that runs here.
+    pub fn progress(&self, id: MessageId) -> Option<Progress> {
+        let flights = self.shared.flights.lock();
+        let flight = flights.values().find(|flight| flight.fence.id == id)?;
+        flight.progress.borrow().clone()
+    }
+
+    pub fn holder(&self) -> &HolderId {
+        &self.shared.holder
+    }
+
+    /// How many attempts run here.
+    pub fn in_flight(&self) -> usize {
+        self.shared.flights.lock().len()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.is_cancelled()
+    }
+
+    /// Stops claiming; [`BusHandle::finished`] tells when all is settled.
+    pub fn drain(&self) {
+        self.shared.draining.cancel();
+    }
+
+    /// Waits until the loop has ended, drained or idle.
+    pub async fn finished(&self) {
+        // A sender that is gone has finished, too.
+        let _ = self.finished.clone().wait_for(|finished| *finished).await;
+    }
+}
+
+/// Starts the loop on the current runtime.
+pub fn start(
+    store: Arc<dyn Store>,
+    executor: Arc<dyn Executor>,
+    routing: Arc<dyn Routing>,
+    holder: HolderId,
+    settings: BusSettings,
+) -> Result<BusHandle, InvalidSettings> {
+    settings.check()?;
+    let tracker = TaskTracker::new();
+    let settler = Settler::start(Arc::clone(&store), holder.clone(), &tracker);
+    let shared = Arc::new(Shared {
+        store,
+        executor,
+        routing,
+        settings,
+        holder,
+        settler,
+        flights: Mutex::default(),
+        wake: Notify::new(),
+        starved: AtomicBool::new(false),
+        draining: CancellationToken::new(),
+        tracker,
+    });
+    let (finished_tx, finished) = watch::channel(false);
+    let running = CancellationToken::new();
+    tokio::spawn(lease::keep(Arc::clone(&shared), running.clone()));
+    tokio::spawn(maintenance::maintain(Arc::clone(&shared), running.clone()));
+    tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move {
+            claimer::claim_until_drained(&shared).await;
+            drain(&shared).await;
+            running.cancel();
+            let _ = finished_tx.send(true);
+        }
+    });
+    Ok(BusHandle { shared, finished })
+}
+
+/// Lets what runs finish, then asks it to give way, and waits until all of it
+/// is settled.
+async fn drain(shared: &Arc<Shared>) {
+    shared.draining.cancel();
+    shared.settler.close_when_idle();
+    shared.tracker.close();
+    // What gives way needs its grace, and the settlement a commit.
+    let reserve = shared.settings.stop_grace + Duration::from_secs(1);
+    let patience = shared.settings.drain.saturating_sub(reserve);
+    if tokio::time::timeout(patience, shared.tracker.wait())
+        .await
+        .is_ok()
+    {
+        return;
+    }
+    let running = shared.flights();
+    tracing::info!(
+        in_flight = running.len(),
+        "the drain gives back what still runs"
+    );
+    for flight in running {
+        flight.stop(StopReason::Draining);
+    }
+    if tokio::time::timeout(reserve, shared.tracker.wait())
+        .await
+        .is_err()
+    {
+        let left = shared.flights().len();
+        tracing::warn!(
+            in_flight = left,
+            "the drain ends with attempts that did not settle; their leases will expire and be rescued"
+        );
+    }
+}
