@@ -31,6 +31,7 @@ pub mod artifacts;
 pub mod attempt;
 pub mod event;
 pub mod gate;
+pub mod intake;
 pub mod payload;
 pub mod report;
 pub mod retry;
