@@ -29,6 +29,7 @@ pub mod stage;
 
 pub mod artifacts;
 pub mod attempt;
+pub mod config;
 pub mod event;
 pub mod gate;
 pub mod intake;
