@@ -45,7 +45,7 @@ def check_address(text: str, field: str) -> None:
 
 
 def check_resolved(host: str, field: str) -> None:
-    """Resolves a host that another program will connect to, and checks all its addresses."""
+    """Resolves a host and checks all its addresses, before anything connects to it."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -99,9 +99,10 @@ def _one_request(
         )
     else:
         connection = http.client.HTTPConnection(host, parts.port, timeout=IDLE_S)
+    check_resolved(host, field)
     try:
         connection.connect()
-        # Checked on the connection itself: a second look-up could answer otherwise.
+        # Once more on the connection itself: its own look-up could answer otherwise.
         check_address(connection.sock.getpeername()[0], field)
         # Against a peer that sends a byte now and then: no single read times out.
         cutter = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [connection.sock])

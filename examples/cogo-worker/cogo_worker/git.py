@@ -43,6 +43,7 @@ _MISSING_REF = re.compile(
     r"couldn't find remote ref|not our ref|unadvertised object|unknown revision|Needed a single"
     r"|bad revision|ambiguous argument"
 )
+_NO_SHALLOW = re.compile(r"does not support shallow")
 _MISSING_REPO = re.compile(
     r"not found|does not exist|does not appear to be a git|Authentication failed"
     r"|could not read Username|Permission denied|access rights|error: 40[134]|dubious ownership"
@@ -68,6 +69,9 @@ class Repository:
         # A plain refspec, so a name is looked up as git does: tag, then branch.
         fetched = self._git(["fetch", "--depth=1", "--no-tags", "--", url, ref or "HEAD"])
         if fetched.ok:
+            commit = self._resolve("FETCH_HEAD")
+        elif _NO_SHALLOW.search(fetched.tail):
+            self._must(["fetch", "--no-tags", "--", url, ref or "HEAD"], "fetching the repository")
             commit = self._resolve("FETCH_HEAD")
         elif ref is not None and _MISSING_REF.search(fetched.tail):
             commit = self._find_in_everything(url, ref)

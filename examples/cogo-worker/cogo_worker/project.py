@@ -44,6 +44,7 @@ DEV_REQUIREMENTS = (
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][^\r\n]{0,500}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PYTEST_IMPORT = re.compile(r"^[ \t]*(import|from)[ \t]+_?pytest\b", re.MULTILINE)
+_PYTEST_WORD = re.compile(r"(?<![\w-])pytest(?![\w])")
 _UNITTEST_IMPORT = re.compile(r"^[ \t]*(import|from)[ \t]+unittest\b", re.MULTILINE)
 _TEST_FUNCTION = re.compile(r"^(async )?def test", re.MULTILINE)
 
@@ -121,8 +122,7 @@ def inspect(root: Path, read_toml: Callable[[Path], Dict[str, Any]]) -> Project:
     setup_cfg = files.ini("setup.cfg")
     tox = files.ini("tox.ini")
     install, requirements = _requirements(files, pyproject, setup_cfg, tox)
-    declared = " ".join(requirements)
-    runner = _runner(files, pyproject, setup_cfg, tox, declared)
+    runner = _runner(files, pyproject, setup_cfg, tox, requirements)
     return Project(runner, tuple(install), tuple(requirements))
 
 
@@ -131,7 +131,7 @@ def _runner(
     pyproject: Mapping[str, Any],
     setup_cfg: configparser.ConfigParser,
     tox: configparser.ConfigParser,
-    declared: str,
+    requirements: List[str],
 ) -> str:
     """``pytest`` where the project shows that it uses it, else ``unittest``."""
     configured = (
@@ -141,7 +141,7 @@ def _runner(
         or setup_cfg.has_section("tool:pytest")
         or tox.has_section("pytest")
         or "pytest" in tox.get("testenv", "commands", fallback="")
-        or "pytest" in declared
+        or _declares_pytest(files, pyproject, setup_cfg, requirements)
     )
     if configured:
         return "pytest"
@@ -153,6 +153,22 @@ def _runner(
         uses_unittest = uses_unittest or bool(_UNITTEST_IMPORT.search(text))
         bare_functions = bare_functions or bool(_TEST_FUNCTION.search(text))
     return "pytest" if bare_functions and not uses_unittest else "unittest"
+
+
+def _declares_pytest(
+    files: ProjectFiles,
+    pyproject: Mapping[str, Any],
+    setup_cfg: configparser.ConfigParser,
+    requirements: List[str],
+) -> bool:
+    """Whether pytest is among what the project says it needs."""
+    texts = list(requirements)
+    texts += [files.text(name) for flag, name in zip(requirements, requirements[1:]) if flag == "-r"]
+    texts.append(repr(_table(pyproject, "dependency-groups")))
+    texts.append(repr(_table(_table(pyproject, "project"), "optional-dependencies")))
+    if setup_cfg.has_section("options.extras_require"):
+        texts += [value for _, value in setup_cfg.items("options.extras_require")]
+    return any(_PYTEST_WORD.search(text) for text in texts)
 
 
 def _requirements(

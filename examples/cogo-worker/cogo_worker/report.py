@@ -71,8 +71,9 @@ def write_junit(directory: Path, results: List[TestResult], duration_ms: int) ->
         )
         tag: Optional[str] = _JUNIT_TAGS.get(result.outcome)
         if tag:
-            first_line = result.message.strip().splitlines()[-1:] or [result.outcome]
-            element = ElementTree.SubElement(case, tag, {"message": first_line[0][:500]})
+            # The last line of a traceback is the one that says what happened.
+            lines = result.message.strip().splitlines() or [result.outcome]
+            element = ElementTree.SubElement(case, tag, {"message": lines[-1][:500]})
             element.text = result.message
     content = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     write_whole(directory / JUNIT, content)

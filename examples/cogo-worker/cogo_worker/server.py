@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from urllib.parse import urlsplit
 
 from . import __version__
-from .errors import Problem, Refused, Unavailable
+from .errors import Problem, Refused
 from .log import say
 from .report import CONTENT_TYPES, REPORT
 from .request import invalid, parse_build_test, parse_json, parse_key
