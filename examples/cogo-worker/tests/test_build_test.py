@@ -272,10 +272,10 @@ class Archives(WorkerCase):
             "link out": [("d/l", {"type": b"2", "linkname": "../../evil"})],
             "absolute link": [("d/l", {"type": b"2", "linkname": "/etc"})],
             "write through a link": [("l", {"type": b"2", "linkname": "/tmp"}), ("l/evil", "x")],
+            # By its name g is a; by the link on the way it is the parent of the root.
             "chain of links": [
                 ("a/b/c", {"type": b"2", "linkname": "../../x"}),
                 ("x/f", "x"),
-                ("e", {"type": b"2", "linkname": "a/b/c/../../../.."}),
                 ("g", {"type": b"2", "linkname": "a/b/c/../.."}),
             ],
             "hard link out": [("d/l", {"type": b"1", "linkname": "/etc/passwd"})],
