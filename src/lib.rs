@@ -43,3 +43,4 @@ pub mod routing;
 pub mod store;
 
 pub mod bus;
+pub mod packaging;

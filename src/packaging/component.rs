@@ -1,0 +1,158 @@
+//! Wraps a core module as a component, and writes and reads its stamp.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use wasm_encoder::{ComponentSection, CustomSection};
+use wasm_metadata::{AddMetadata, AddMetadataField};
+use wasmparser::{Parser, Payload};
+use wit_component::ComponentEncoder;
+
+use super::BuildError;
+use super::source::SourceDigest;
+
+/// Holds the [`Stamp`].
+const STAMP_SECTION: &str = "cogo:source";
+/// Begins the stamp; another layout is another line.
+const STAMP_HEAD: &str = "cogo-source 1";
+/// Where registries and tools look for a component's version.
+const VERSION_SECTION: &str = "version";
+/// What `wit-bindgen` leaves for the encoder; a module without it is no plugin.
+const COMPONENT_TYPE_PREFIX: &str = "component-type";
+
+/// What a component says of how it came to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// Of the package.
+    pub name: String,
+    /// Of the package.
+    pub version: String,
+    /// What it was built from.
+    pub source: SourceDigest,
+}
+
+/// Why there is no stamp to read.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum StampError {
+    #[error("this is no WebAssembly component")]
+    Parse(#[source] wasmparser::BinaryReaderError),
+    #[error(
+        "the component does not say which sources it was built from; build it with `plugin build`"
+    )]
+    Absent,
+    #[error("the component's stamp cannot be read: line {line}")]
+    Malformed { line: usize },
+}
+
+/// Makes a component of a core module and stamps it.
+pub(super) fn wrap(module: &[u8], stamp: &Stamp) -> Result<Vec<u8>, BuildError> {
+    if !has_component_type(module) {
+        return Err(BuildError::NotAPlugin {
+            package: stamp.name.clone(),
+        });
+    }
+    encode(module, stamp).map_err(|source| BuildError::Wrap {
+        package: stamp.name.clone(),
+        source,
+    })
+}
+
+fn encode(module: &[u8], stamp: &Stamp) -> anyhow::Result<Vec<u8>> {
+    let component = ComponentEncoder::default()
+        .module(module)?
+        .validate(true)
+        .encode()?;
+    let mut metadata = AddMetadata::default();
+    metadata.name = AddMetadataField::Set(stamp.name.clone());
+    metadata.processed_by = vec![(
+        env!("CARGO_PKG_NAME").into(),
+        env!("CARGO_PKG_VERSION").into(),
+    )];
+    let mut component = metadata.to_wasm(&component)?;
+    for (name, data) in [
+        (VERSION_SECTION, stamp.version.clone()),
+        (STAMP_SECTION, stamp.write()),
+    ] {
+        let section = CustomSection {
+            name: name.into(),
+            data: data.into_bytes().into(),
+        };
+        section.append_to_component(&mut component);
+    }
+    Ok(component)
+}
+
+fn has_component_type(module: &[u8]) -> bool {
+    Parser::new(0)
+        .parse_all(module)
+        .any(|payload| match payload {
+            Ok(Payload::CustomSection(section)) => {
+                section.name().starts_with(COMPONENT_TYPE_PREFIX)
+            }
+            _ => false,
+        })
+}
+
+impl Stamp {
+    /// Reads the stamp of a component.
+    ///
+    /// # Errors
+    ///
+    /// When `component` is none, or was not built by [`build`](super::build).
+    pub fn read(component: &[u8]) -> Result<Self, StampError> {
+        // Those of the modules and components inside are not this one's.
+        let mut depth = 0_usize;
+        for payload in Parser::new(0).parse_all(component) {
+            match payload.map_err(StampError::Parse)? {
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::CustomSection(section)
+                    if depth == 0 && section.name() == STAMP_SECTION =>
+                {
+                    let text = String::from_utf8_lossy(section.data());
+                    return Self::parse(&text);
+                }
+                _ => {}
+            }
+        }
+        Err(StampError::Absent)
+    }
+
+    fn write(&self) -> String {
+        let mut text = format!(
+            "{STAMP_HEAD}\n{}\n{}\n{}\n",
+            self.name, self.version, self.source.digest
+        );
+        for (name, hash) in &self.source.files {
+            let _ = writeln!(text, "{hash} {name}");
+        }
+        text
+    }
+
+    fn parse(text: &str) -> Result<Self, StampError> {
+        let mut lines = text.lines();
+        if lines.next() != Some(STAMP_HEAD) {
+            return Err(StampError::Malformed { line: 1 });
+        }
+        let mut field = |line| {
+            let field = lines.next().filter(|field| !field.is_empty());
+            field
+                .map(str::to_owned)
+                .ok_or(StampError::Malformed { line })
+        };
+        let (name, version, digest) = (field(2)?, field(3)?, field(4)?);
+        let files: Option<BTreeMap<String, String>> = lines
+            .map(|line| {
+                line.split_once(' ')
+                    .map(|(hash, name)| (name.to_owned(), hash.to_owned()))
+            })
+            .collect();
+        let files = files.ok_or(StampError::Malformed { line: 5 })?;
+        Ok(Self {
+            name,
+            version,
+            source: SourceDigest { digest, files },
+        })
+    }
+}
