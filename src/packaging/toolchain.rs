@@ -134,22 +134,33 @@ impl Toolchain {
         for argument in LINK_ARGUMENTS {
             add(format!("-Clink-arg={argument}").into());
         }
-        let cargo_home = cargo_home();
-        let hidden = [
-            (Some(self.sysroot.as_path()), "/rust"),
-            (cargo_home.as_deref(), "/cargo"),
-            (Some(manifest.workspace.as_path()), "/plugin"),
-        ];
-        for (directory, name) in hidden {
-            if let Some(directory) = directory {
-                let mut flag = OsString::from("--remap-path-prefix=");
-                flag.push(directory);
-                flag.push("=");
-                flag.push(name);
-                add(flag);
-            }
+        for (directory, name) in self.hidden(manifest) {
+            let mut flag = OsString::from("--remap-path-prefix=");
+            flag.push(directory);
+            flag.push("=");
+            flag.push(name);
+            add(flag);
         }
         flags
+    }
+
+    /// Directories that messages within a component may not name, and what they
+    /// name instead. Of several that fit a path the compiler takes the last.
+    fn hidden(&self, manifest: &Manifest) -> Vec<(PathBuf, &'static str)> {
+        let mut hidden = vec![(self.sysroot.clone(), "/rust")];
+        if let Some(home) = cargo_home() {
+            // One directory for each registry, named after where it is reached.
+            let registries = std::fs::read_dir(home.join("registry/src"));
+            let registries = registries.into_iter().flatten().flatten();
+            let mut registries: Vec<_> = registries
+                .map(|registry| (registry.path(), "/crates"))
+                .collect();
+            registries.sort();
+            hidden.push((home, "/cargo"));
+            hidden.append(&mut registries);
+        }
+        hidden.push((manifest.workspace.clone(), "/plugin"));
+        hidden
     }
 }
 
