@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod base_url;
 mod refusal;
 mod retry_after;
 pub(crate) mod wire;
@@ -28,6 +29,8 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
+
+pub use base_url::{BaseUrl, BaseUrlError};
 
 use crate::host::Interrupted;
 use crate::{Failure, StopReason};

@@ -92,8 +92,13 @@ impl<'a> Object<'a> {
 
     /// The JSON text of a field; `None` where it is missing or `null`.
     pub fn raw(&self, key: &str) -> Option<&'a str> {
+        self.value(key).map(RawValue::get)
+    }
+
+    /// A field as it stands, to be passed on; `None` where it is missing or `null`.
+    pub fn value(&self, key: &str) -> Option<&'a RawValue> {
         let (_, value) = self.fields.iter().rev().find(|(name, _)| name == key)?;
-        Some(value.get()).filter(|raw| *raw != "null")
+        Some(*value).filter(|value| value.get() != "null")
     }
 
     /// Every field with its JSON text, in the order of the document.
