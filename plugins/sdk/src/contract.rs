@@ -113,12 +113,17 @@ impl Report {
     pub fn summary(&self) -> Option<String> {
         let summary = match self {
             Report::BuildTest(report) if report.failures > 0 => {
-                format!("{} of {} tests failed", report.failures, report.tests)
+                let tests = counted(report.tests, "test");
+                format!("{} of {tests} failed", report.failures)
             }
-            Report::BuildTest(report) if report.passed => format!("{} tests passed", report.tests),
+            Report::BuildTest(report) if report.passed => {
+                format!("{} passed", counted(report.tests, "test"))
+            }
             // Such as a project that does not build, or a collection error.
-            Report::BuildTest(report) => format!("failed after {} tests", report.tests),
-            Report::Codegen(report) => format!("edits to {} files", report.files),
+            Report::BuildTest(report) => {
+                format!("failed after {}", counted(report.tests, "test"))
+            }
+            Report::Codegen(report) => format!("edits to {}", counted(report.files, "file")),
             Report::Sandbox(report) => format!("exit code {}", report.exit_code),
             Report::Custom(_) => return None,
         };
@@ -172,6 +177,11 @@ impl From<ArtifactError> for Failure {
     }
 }
 
+fn counted(number: u32, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
 /// Whole milliseconds, at most what the contract can carry.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -208,6 +218,7 @@ mod tests {
         };
         for (report, expected) in [
             (report(true, 12, 0), "12 tests passed"),
+            (report(true, 1, 0), "1 test passed"),
             (report(false, 12, 3), "3 of 12 tests failed"),
             (report(false, 0, 0), "failed after 0 tests"),
         ] {
