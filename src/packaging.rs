@@ -71,7 +71,7 @@ pub enum BuildError {
         source: std::io::Error,
     },
     #[error(
-        "{package} is no executor plugin: its module has no component type; depend on \
+        "{package} is no executor plugin: it does not export what the host calls; depend on \
          cogo-executor and name the executor with cogo_executor::export!"
     )]
     NotAPlugin { package: String },

@@ -17,8 +17,8 @@ const STAMP_SECTION: &str = "cogo:source";
 const STAMP_HEAD: &str = "cogo-source 1";
 /// Where registries and tools look for a component's version.
 const VERSION_SECTION: &str = "version";
-/// What `wit-bindgen` leaves for the encoder; a module without it is no plugin.
-const COMPONENT_TYPE_PREFIX: &str = "component-type";
+/// What a plugin exports, of whichever version.
+const EXPORTS: [&str; 2] = ["cogo:executor/plugin@", "cogo:executor/executor@"];
 
 /// What a component says of how it came to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,15 +47,18 @@ pub enum StampError {
 
 /// Makes a component of a core module and stamps it.
 pub(super) fn wrap(module: &[u8], stamp: &Stamp) -> Result<Vec<u8>, BuildError> {
-    if !has_component_type(module) {
-        return Err(BuildError::NotAPlugin {
-            package: stamp.name.clone(),
-        });
-    }
-    encode(module, stamp).map_err(|source| BuildError::Wrap {
-        package: stamp.name.clone(),
+    let package = || stamp.name.clone();
+    let component = encode(module, stamp).map_err(|source| BuildError::Wrap {
+        package: package(),
         source,
-    })
+    })?;
+    if !EXPORTS
+        .iter()
+        .all(|interface| exports(&component, interface))
+    {
+        return Err(BuildError::NotAPlugin { package: package() });
+    }
+    Ok(component)
 }
 
 fn encode(module: &[u8], stamp: &Stamp) -> anyhow::Result<Vec<u8>> {
@@ -83,15 +86,15 @@ fn encode(module: &[u8], stamp: &Stamp) -> anyhow::Result<Vec<u8>> {
     Ok(component)
 }
 
-fn has_component_type(module: &[u8]) -> bool {
-    Parser::new(0)
-        .parse_all(module)
-        .any(|payload| match payload {
-            Ok(Payload::CustomSection(section)) => {
-                section.name().starts_with(COMPONENT_TYPE_PREFIX)
-            }
-            _ => false,
-        })
+fn exports(component: &[u8], interface: &str) -> bool {
+    let payloads = Parser::new(0).parse_all(component);
+    payloads.flatten().any(|payload| match payload {
+        Payload::ComponentExportSection(section) => section
+            .into_iter()
+            .flatten()
+            .any(|export| export.name.name.starts_with(interface)),
+        _ => false,
+    })
 }
 
 impl Stamp {
@@ -154,5 +157,82 @@ impl Stamp {
             version,
             source: SourceDigest { digest, files },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp() -> Stamp {
+        let files = [("../Cargo.lock", "00ff"), ("src/a file.rs", "12ab")];
+        Stamp {
+            name: "one".into(),
+            version: "1.2.3".into(),
+            source: SourceDigest {
+                digest: "sha256:0123".into(),
+                files: files.map(|(name, hash)| (name.into(), hash.into())).into(),
+            },
+        }
+    }
+
+    fn component_with(name: &str, text: &str) -> Vec<u8> {
+        let mut component = wasm_encoder::Component::new().finish();
+        let section = CustomSection {
+            name: name.into(),
+            data: text.as_bytes().into(),
+        };
+        section.append_to_component(&mut component);
+        component
+    }
+
+    #[test]
+    fn a_stamp_is_read_as_it_was_written() {
+        let component = component_with(STAMP_SECTION, &stamp().write());
+        assert_eq!(Stamp::read(&component).expect("stamped"), stamp());
+    }
+
+    #[test]
+    fn what_has_no_stamp_is_told_apart() {
+        let unstamped = component_with("other", "");
+        assert!(matches!(Stamp::read(&unstamped), Err(StampError::Absent)));
+        assert!(matches!(
+            Stamp::read(b"no component"),
+            Err(StampError::Parse(_))
+        ));
+        for (text, line) in [
+            ("", 1),
+            ("cogo-source 2\n", 1),
+            ("cogo-source 1\none\n", 3),
+            ("cogo-source 1\na\nb\nc\nx", 5),
+        ] {
+            let component = component_with(STAMP_SECTION, text);
+            let error = Stamp::read(&component).expect_err(text);
+            assert!(
+                matches!(error, StampError::Malformed { line: at } if at == line),
+                "{text:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_stamp_of_a_component_within_does_not_count() {
+        let inner = component_with(STAMP_SECTION, &stamp().write());
+        let mut outer = wasm_encoder::Component::new();
+        outer.section(&wasm_encoder::RawSection {
+            id: 4,
+            data: &inner,
+        });
+        assert!(matches!(
+            Stamp::read(&outer.finish()),
+            Err(StampError::Absent)
+        ));
+    }
+
+    #[test]
+    fn a_module_that_is_no_plugin_is_refused() {
+        let module = wasm_encoder::Module::new().finish();
+        let error = wrap(&module, &stamp()).expect_err("exports nothing");
+        assert!(matches!(error, BuildError::NotAPlugin { package } if package == "one"));
     }
 }

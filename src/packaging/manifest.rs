@@ -13,8 +13,10 @@ pub(super) struct Manifest {
     pub directory: PathBuf,
     pub name: String,
     pub version: String,
-    /// Where the workspace lies, or the package if it is in none.
+    /// Where the package's workspace lies, or the package if it is in none.
     pub workspace: PathBuf,
+    /// Every workspace that one of the packages inherits from.
+    pub workspaces: BTreeSet<PathBuf>,
     /// The package and every package it depends on by path.
     pub packages: BTreeSet<PathBuf>,
     /// What `package.metadata.cogo.inputs` of those packages names.
@@ -57,51 +59,56 @@ impl Manifest {
                 source,
             })?;
         let file = File::read(&directory)?;
-        let workspace = Workspace::of(&directory, &file)?;
+        let workspace = Workspace::of(&file)?;
         let mut manifest = Self {
             name: file
                 .package("name")
                 .ok_or_else(|| file.missing("package.name"))?
                 .to_owned(),
             version: workspace.version_of(&file)?,
-            workspace: workspace.directory.clone(),
+            workspace: workspace.file.directory.clone(),
+            workspaces: BTreeSet::new(),
             packages: BTreeSet::new(),
             inputs: BTreeSet::new(),
             directory,
         };
-        manifest.follow(file, &workspace)?;
+        for patched in workspace.file.patches()? {
+            manifest.follow(File::read(&patched)?)?;
+        }
+        manifest.follow(file)?;
         Ok(manifest)
     }
 
     /// Adds a package, and those it depends on by path.
-    fn follow(&mut self, file: File, workspace: &Workspace) -> Result<(), ManifestError> {
+    fn follow(&mut self, file: File) -> Result<(), ManifestError> {
         if !self.packages.insert(file.directory.clone()) {
             return Ok(());
         }
         for input in file.inputs() {
-            let path = file.resolve(&file.directory, input)?;
+            let path = file.resolve(input)?;
             self.inputs.insert(path);
         }
+        let workspace = Workspace::of(&file)?;
         for (name, dependency) in file.dependencies() {
             if let Some(directory) = workspace.path_of(&file, name, dependency)? {
-                self.follow(File::read(&directory)?, workspace)?;
+                self.follow(File::read(&directory)?)?;
             }
         }
+        self.workspaces.insert(workspace.file.directory);
         Ok(())
     }
 }
 
-/// The workspace that packages inherit from.
+/// The workspace that a package inherits from.
 struct Workspace {
-    directory: PathBuf,
     file: File,
 }
 
 impl Workspace {
     /// The nearest `Cargo.toml` with a `[workspace]`, from the package upwards,
     /// that does not leave the package out; else the package is one by itself.
-    fn of(directory: &Path, file: &File) -> Result<Self, ManifestError> {
-        for candidate in directory.ancestors() {
+    fn of(package: &File) -> Result<Self, ManifestError> {
+        for candidate in package.directory.ancestors() {
             if !candidate.join("Cargo.toml").is_file() {
                 continue;
             }
@@ -110,17 +117,13 @@ impl Workspace {
                 continue;
             };
             let excluded = strings(workspace.get("exclude"))
-                .any(|excluded| directory.starts_with(candidate.join(excluded)));
+                .any(|excluded| package.directory.starts_with(candidate.join(excluded)));
             if !excluded {
-                return Ok(Self {
-                    directory: candidate.to_path_buf(),
-                    file,
-                });
+                return Ok(Self { file });
             }
         }
         Ok(Self {
-            directory: directory.to_path_buf(),
-            file: file.clone(),
+            file: package.clone(),
         })
     }
 
@@ -143,13 +146,10 @@ impl Workspace {
         if inherited {
             let path = self.file.at(&["workspace", "dependencies", name, "path"]);
             let path = path.and_then(Value::as_str);
-            return path
-                .map(|path| self.file.resolve(&self.directory, path))
-                .transpose();
+            return path.map(|path| self.file.resolve(path)).transpose();
         }
         let path = dependency.get("path").and_then(Value::as_str);
-        path.map(|path| file.resolve(&file.directory, path))
-            .transpose()
+        path.map(|path| file.resolve(path)).transpose()
     }
 }
 
@@ -207,8 +207,23 @@ impl File {
             .map(|(name, dependency)| (name.as_str(), dependency))
     }
 
-    fn resolve(&self, base: &Path, target: &str) -> Result<PathBuf, ManifestError> {
-        base.join(target)
+    /// The packages that stand in for published ones.
+    fn patches(&self) -> Result<Vec<PathBuf>, ManifestError> {
+        let sources = self.table.get("patch").and_then(Value::as_table);
+        sources
+            .into_iter()
+            .flat_map(Table::values)
+            .filter_map(Value::as_table)
+            .flat_map(Table::values)
+            .filter_map(|patch| patch.get("path").and_then(Value::as_str))
+            .map(|path| self.resolve(path))
+            .collect()
+    }
+
+    /// A path in this file, absolute.
+    fn resolve(&self, target: &str) -> Result<PathBuf, ManifestError> {
+        self.directory
+            .join(target)
             .canonicalize()
             .map_err(|source| ManifestError::Dangling {
                 path: self.path.clone(),

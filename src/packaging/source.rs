@@ -20,6 +20,13 @@ const SKIPPED_DIRECTORIES: [&str; 4] = ["benches", "examples", "target", "tests"
 /// Files of a package that no plugin is built from: prose, and components built
 /// into the package's own directory.
 const SKIPPED_EXTENSIONS: [&str; 2] = ["md", "wasm"];
+/// Files of the workspace that say how its packages are built.
+const SHARED_FILES: [&str; 4] = [
+    "Cargo.lock",
+    "rust-toolchain.toml",
+    "rust-toolchain",
+    ".cargo/config.toml",
+];
 /// How much of a file's hash is kept: enough to name what changed. That nothing
 /// changed is what the digest says, which is whole.
 const FILE_HASH_BYTES: usize = 8;
@@ -43,7 +50,9 @@ pub enum SourceError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{path} is a link to a directory; what it holds could not be told apart from the rest")]
+    #[error(
+        "{path} is a link to a directory, which could lead anywhere; name its target as an input instead"
+    )]
     LinkedDirectory { path: PathBuf },
     #[error("{path} has a name that is not Unicode")]
     Name { path: PathBuf },
@@ -100,31 +109,38 @@ pub(super) fn digest(manifest: &Manifest) -> Result<SourceDigest, SourceError> {
 fn list(manifest: &Manifest) -> Result<Vec<PathBuf>, SourceError> {
     let mut found = Vec::new();
     for package in &manifest.packages {
-        walk(package, true, &mut found)?;
+        walk(package, Within::Package, &mut found)?;
     }
     for input in &manifest.inputs {
         if input.is_dir() {
-            walk(input, false, &mut found)?;
+            walk(input, Within::Input, &mut found)?;
         } else {
             found.push(input.clone());
         }
     }
-    for shared in [
-        "Cargo.toml",
-        "Cargo.lock",
-        "rust-toolchain.toml",
-        "rust-toolchain",
-    ] {
-        let path = manifest.workspace.join(shared);
-        if path.is_file() {
-            found.push(path);
-        }
-    }
+    let inherited = manifest
+        .workspaces
+        .iter()
+        .map(|workspace| workspace.join("Cargo.toml"));
+    let shared = SHARED_FILES
+        .iter()
+        .map(|name| manifest.workspace.join(name));
+    found.extend(inherited.chain(shared).filter(|path| path.is_file()));
     Ok(found)
 }
 
-/// `whole` is false within a directory that is nobody's package root.
-fn walk(directory: &Path, is_package: bool, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
+/// What a directory belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Within {
+    /// Is a package's own.
+    Package,
+    /// Lies somewhere in a package.
+    PackagePart,
+    /// Is named, or lies in a directory that is.
+    Input,
+}
+
+fn walk(directory: &Path, within: Within, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
     let failed = |source| SourceError::Read {
         path: directory.to_path_buf(),
         source,
@@ -132,26 +148,34 @@ fn walk(directory: &Path, is_package: bool, found: &mut Vec<PathBuf>) -> Result<
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
-        let kind = entry.file_type().map_err(failed)?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else {
             return Err(SourceError::Name { path });
         };
-        let skipped_directory = is_package && SKIPPED_DIRECTORIES.contains(&name);
-        if name.starts_with('.') || (path.is_dir() && skipped_directory) {
+        if name.starts_with('.') {
             continue;
         }
-        if kind.is_symlink() && path.is_dir() {
+        if !path.is_dir() {
+            if path.is_file() && !is_prose(&path) {
+                found.push(path);
+            }
+            continue;
+        }
+        let skipped = within == Within::Package && SKIPPED_DIRECTORIES.contains(&name);
+        // Another package's sources are its own, listed if depended on.
+        let foreign = within != Within::Input && path.join("Cargo.toml").is_file();
+        if skipped || foreign {
+            continue;
+        }
+        if entry.file_type().map_err(failed)?.is_symlink() {
             return Err(SourceError::LinkedDirectory { path });
         }
-        if kind.is_dir() {
-            // Another package's sources are its own, listed if depended on.
-            if !(is_package && path.join("Cargo.toml").is_file()) {
-                walk(&path, false, found)?;
-            }
-        } else if !is_prose(&path) {
-            found.push(path);
-        }
+        let below = if within == Within::Input {
+            Within::Input
+        } else {
+            Within::PackagePart
+        };
+        walk(&path, below, found)?;
     }
     Ok(())
 }
@@ -194,4 +218,163 @@ fn hexadecimal<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A plugin with a path dependency in a workspace, and an input outside of it.
+    fn sources() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a directory");
+        for (path, content) in [
+            ("contract/world.wit", "package a:b;"),
+            (
+                "plugins/Cargo.toml",
+                "[workspace]\nmembers = [\"one\"]\n[workspace.package]\nversion = \"0.3.0\"\n\
+                 [workspace.dependencies]\nsdk = { path = \"sdk\" }\n",
+            ),
+            ("plugins/Cargo.lock", "version = 4\n"),
+            (
+                "plugins/sdk/Cargo.toml",
+                "[package]\nname = \"sdk\"\nversion = \"0.1.0\"\n\
+                 [package.metadata.cogo]\ninputs = [\"../../contract\"]\n",
+            ),
+            ("plugins/sdk/src/lib.rs", "// sdk"),
+            (
+                "plugins/one/Cargo.toml",
+                "[package]\nname = \"one\"\nversion.workspace = true\n\
+                 [dependencies]\nsdk.workspace = true\nserde = \"1\"\n",
+            ),
+            ("plugins/one/src/lib.rs", "// one"),
+            ("plugins/one/src/deep/table.bin", "data"),
+            ("plugins/one/tests/all.rs", "// no part of a build"),
+            ("plugins/one/README.md", "no part of a build"),
+            ("plugins/one/one.wasm", "built"),
+            ("plugins/one/target/release/one.wasm", "built"),
+            ("plugins/one/.hidden/file", "no part of a build"),
+            (
+                "plugins/another/Cargo.toml",
+                "[package]\nname = \"another\"\nversion = \"1.0.0\"\n",
+            ),
+            ("plugins/another/src/lib.rs", "// nobody depends on it"),
+        ] {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("is below the root")).expect("writable");
+            fs::write(path, content).expect("writable");
+        }
+        root
+    }
+
+    fn digest_of(root: &tempfile::TempDir) -> SourceDigest {
+        let manifest = Manifest::read(&root.path().join("plugins/one")).expect("a package");
+        assert_eq!(
+            (manifest.name.as_str(), manifest.version.as_str()),
+            ("one", "0.3.0")
+        );
+        digest(&manifest).expect("readable")
+    }
+
+    #[test]
+    fn everything_a_build_reads_is_covered_and_nothing_else() {
+        let digest = digest_of(&sources());
+        let names: Vec<&str> = digest.files.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "../../contract/world.wit",
+                "../Cargo.lock",
+                "../Cargo.toml",
+                "../sdk/Cargo.toml",
+                "../sdk/src/lib.rs",
+                "Cargo.toml",
+                "src/deep/table.bin",
+                "src/lib.rs",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_digest_is_that_of_names_and_bytes_not_of_the_place() {
+        let (here, there) = (sources(), sources());
+        assert_eq!(digest_of(&here), digest_of(&there));
+    }
+
+    #[test]
+    fn every_covered_file_counts_and_is_named() {
+        let before = digest_of(&sources());
+        for name in before.files.keys() {
+            let root = sources();
+            let path = root.path().join("plugins/one").join(name);
+            let mut content = fs::read(&path).expect("readable");
+            content.push(b'\n');
+            fs::write(&path, content).expect("writable");
+            let after = digest_of(&root);
+            assert_ne!(before.digest, after.digest, "{name}");
+            assert_eq!(before.changes(&after), [name.clone()]);
+        }
+    }
+
+    #[test]
+    fn added_removed_and_renamed_files_are_named() {
+        let before = digest_of(&sources());
+        let root = sources();
+        let package = root.path().join("plugins/one/src");
+        fs::write(package.join("new.rs"), "").expect("writable");
+        fs::remove_file(package.join("deep/table.bin")).expect("is there");
+        fs::rename(package.join("lib.rs"), package.join("main.rs")).expect("is there");
+        assert_eq!(
+            before.changes(&digest_of(&root)),
+            [
+                "src/deep/table.bin",
+                "src/lib.rs",
+                "src/main.rs",
+                "src/new.rs"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_part_of_a_build_does_not_count() {
+        let before = digest_of(&sources());
+        let root = sources();
+        for name in [
+            "tests/all.rs",
+            "README.md",
+            "one.wasm",
+            "target/x",
+            ".hidden/file",
+        ] {
+            fs::write(root.path().join("plugins/one").join(name), "changed").expect("writable");
+        }
+        assert_eq!(before, digest_of(&root));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_linked_directory_is_refused() {
+        let root = sources();
+        let link = root.path().join("plugins/one/src/link");
+        std::os::unix::fs::symlink(root.path(), &link).expect("writable");
+        let manifest = Manifest::read(&root.path().join("plugins/one")).expect("a package");
+        assert!(matches!(
+            digest(&manifest),
+            Err(SourceError::LinkedDirectory { .. })
+        ));
+    }
+
+    #[test]
+    fn a_dependency_that_is_not_there_is_named() {
+        let root = sources();
+        fs::remove_dir_all(root.path().join("plugins/sdk")).expect("is there");
+        let error = Manifest::read(&root.path().join("plugins/one")).expect_err("dangling");
+        assert!(
+            error
+                .to_string()
+                .ends_with("refers to sdk, which is not there"),
+            "{error}"
+        );
+    }
 }

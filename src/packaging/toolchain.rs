@@ -232,3 +232,31 @@ fn cargo_home() -> Option<PathBuf> {
     let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     named.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recipe_names_every_flag() {
+        for argument in LINK_ARGUMENTS {
+            assert!(RECIPE.contains(argument), "{argument} is not in the recipe");
+        }
+        assert!(RECIPE.contains(TARGET));
+    }
+
+    #[test]
+    fn the_module_is_found_among_the_messages_of_cargo() {
+        let messages = r#"
+            {"reason":"build-script-executed","package_id":"x"}
+            {"reason":"compiler-artifact","manifest_path":"/a/sdk/Cargo.toml","filenames":["/t/sdk.wasm"]}
+            {"reason":"compiler-artifact","manifest_path":"/a/one/Cargo.toml","filenames":["/t/one.d","/t/one.wasm"]}
+            {"reason":"build-finished","success":true}
+            no message at all"#;
+        assert_eq!(
+            module(messages, Path::new("/a/one")),
+            Some("/t/one.wasm".into())
+        );
+        assert_eq!(module(messages, Path::new("/a/two")), None);
+    }
+}
