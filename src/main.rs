@@ -1,3 +1,5 @@
+//! The `cogo-host` program.
+
 use std::path::PathBuf;
 
 use anyhow::Context;

@@ -313,7 +313,7 @@ mod tests {
             fs::write(&path, content).expect("writable");
             let after = digest_of(&root);
             assert_ne!(before.digest, after.digest, "{name}");
-            assert_eq!(before.changes(&after), [name.clone()]);
+            assert_eq!(before.changes(&after), std::slice::from_ref(name));
         }
     }
 

@@ -12,14 +12,14 @@ use super::{BuildError, LockFile};
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// What is asked of the linker. Memory starts large enough that a usual attempt
-/// never grows it, and the stack is what JSON and formatting need and no more:
+/// never grows it, and the stack holds JSON nested as deep as serde_json follows it:
 /// untouched pages cost nothing, growing costs more than a small task.
-const LINK_ARGUMENTS: [&str; 2] = ["--initial-memory=2097152", "-zstack-size=131072"];
+const LINK_ARGUMENTS: [&str; 2] = ["--initial-memory=2097152", "-zstack-size=262144"];
 
 /// How components are built, as far as the sources do not say it; part of the
 /// source digest. Change it with the flags.
 pub(super) const RECIPE: &str =
-    "cogo-recipe 1: wasm32-unknown-unknown --initial-memory=2097152 -zstack-size=131072\n";
+    "cogo-recipe 1: wasm32-unknown-unknown --initial-memory=2097152 -zstack-size=262144\n";
 
 /// A compiler that can build plugins.
 pub(super) struct Toolchain {
