@@ -6,6 +6,10 @@
 //! the database's; durations cross this border, never clocks. A write after a
 //! claim is conditional on `status = 'claimed'`, the lease epoch and the holder.
 
+mod audit;
+mod sqlite;
+mod url;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +22,13 @@ use crate::event::{Event, NewEvent};
 use crate::gate::{Evidence, Scope};
 use crate::ids::{Digest, HolderId, MessageId, TraceId};
 use crate::route::{Route, RouteKey};
+use crate::stage::Stage;
 use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, Status, TaskRow};
+
+pub use self::audit::CANCEL_REQUESTED;
+pub use self::sqlite::owner::{Owner, OwnerLock, OwnershipError, read_owner};
+pub use self::sqlite::{OpenMode, SqliteStore};
+pub use self::url::{BusUrl, InvalidBusUrl, open};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +39,20 @@ pub enum StoreError {
     /// No room left; the host pauses claims until there is.
     #[error("the database has no space left: {0}")]
     Full(String),
-    #[error("the database's schema is version {found}; this build knows {known}")]
-    Newer { found: i64, known: i64 },
+    #[error("{database} has schema version {found}; this build knows {known}")]
+    Newer {
+        database: String,
+        found: i64,
+        known: i64,
+    },
     #[error("the database has no schema yet")]
     NotMigrated,
+    /// There is no database where one was named.
+    #[error("there is no database: {0}")]
+    Missing(String),
+    /// It may be read but not written.
+    #[error("the database cannot be written: {0}")]
+    ReadOnly(String),
     #[error("the database file is damaged: {0}")]
     Corrupt(String),
     /// A row that cannot be read as what it should be.
@@ -63,6 +83,8 @@ impl StoreError {
             Self::Full(_) => "free disk space; the host goes on by itself",
             Self::Newer { .. } => "use the newer cogo-host that migrated it",
             Self::NotMigrated => "run `cogo-host migrate`",
+            Self::Missing(_) => "check the path; `cogo-host migrate` makes a new database",
+            Self::ReadOnly(_) => "give this user write access to the file and its directory",
             Self::Corrupt(_) => {
                 "stop every process that uses the file, copy it away, and restore a backup or recover it with `sqlite3 FILE .recover`"
             }
@@ -173,7 +195,8 @@ pub struct AttemptRow {
     pub version: Option<String>,
     pub digest: Option<Digest>,
     pub kind: Option<String>,
-    pub stage: String,
+    /// Unknown where the holder vanished.
+    pub stage: Option<String>,
     pub why: Option<Value>,
     pub claimed_at: Option<DateTime<Utc>>,
     pub ended_at: DateTime<Utc>,
@@ -233,6 +256,32 @@ pub struct Retention {
     pub batch: u32,
 }
 
+/// A host process as it shows itself on the bus.
+#[derive(Debug, Clone)]
+pub struct HostBeat<'a> {
+    pub holder: &'a HolderId,
+    /// The configured `HOLDER_ID`.
+    pub name: &'a str,
+    pub stage: Stage,
+    pub version: &'a str,
+    /// Where its API listens.
+    pub api: Option<&'a str>,
+}
+
+/// A host process as the bus knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostRow {
+    pub holder: String,
+    pub name: String,
+    pub stage: String,
+    pub version: String,
+    pub api: Option<String>,
+    pub started_at: DateTime<Utc>,
+    pub seen_at: DateTime<Utc>,
+    /// Since it was last seen, by the database's clock.
+    pub silent_ms: u64,
+}
+
 /// What a migration did or would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Migration {
@@ -290,8 +339,9 @@ pub trait Store: Send + Sync + 'static {
     /// for rows that name none.
     async fn rescue(&self, limit: u32, default_max_attempts: u32) -> Result<Vec<Rescued>>;
 
-    /// Fails up to `limit` waiting tasks whose `ttl_ms` has passed.
-    async fn expire(&self, limit: u32) -> Result<Vec<MessageId>>;
+    /// Fails up to `limit` waiting tasks of these routes whose `ttl_ms` has
+    /// passed. Rows of other routes are somebody else's business.
+    async fn expire(&self, wants: &[Want], limit: u32) -> Result<Vec<MessageId>>;
 
     /// How long until the next waiting task of these routes is due; zero if one
     /// is, `None` if none waits.
@@ -305,6 +355,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes one batch of what is older than allowed; the number of rows.
     async fn retire(&self, retention: &Retention) -> Result<u64>;
+
+    /// Shows this host process on the bus, and forgets those that have been
+    /// silent for a day.
+    async fn beat(&self, host: &HostBeat<'_>) -> Result<()>;
+
+    /// Removes this host process from those that show themselves.
+    async fn leave(&self, holder: &HolderId) -> Result<()>;
+
+    /// The host processes that show themselves, by name.
+    async fn hosts(&self) -> Result<Vec<HostRow>>;
 
     async fn task(&self, id: MessageId) -> Result<Option<TaskRow>>;
 
@@ -334,4 +394,8 @@ pub trait Store: Send + Sync + 'static {
     /// Whether any of these routes has rows on the bus; for messages about
     /// routes that nobody serves.
     async fn routes(&self) -> Result<Vec<Route>>;
+
+    /// Makes everything durable and lets go of the database. Later calls fail
+    /// as [`StoreError::Unavailable`].
+    async fn close(&self) -> Result<()>;
 }

@@ -1,0 +1,367 @@
+//! The bus in one SQLite file, for one host process: the embedded default.
+//!
+//! **Invariant:** the file's own clock decides, by `strftime(…, 'now')` within
+//! the statement; durations are bound, instants never are. A call costs a fixed
+//! number of statements whatever the size of its batch, because each is handed
+//! to SQLite's thread and back: batches travel as one JSON array.
+//!
+//! Shown by the conformance suite, `tests/it/store.rs`.
+
+mod cancel;
+mod claim;
+mod connection;
+mod enqueue;
+mod evidence;
+mod hosts;
+pub mod owner;
+mod read;
+mod rescue;
+mod retire;
+mod row;
+mod schema;
+mod settle;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
+
+use self::connection::Writers;
+use super::{
+    ArtifactRow, AttemptRow, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat, HostRow,
+    Latency, Migration, Renewal, Rescued, Result, Retention, Store, StoreError, TaskFilter, Want,
+};
+use crate::attempt::Fence;
+use crate::event::{Event, NewEvent};
+use crate::gate::{Evidence, Scope};
+use crate::ids::{HolderId, MessageId};
+use crate::route::Route;
+use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, TaskRow};
+
+/// Files up to this size are checked in full when they are opened, which takes
+/// a fraction of a second; beyond it the check would keep a host from starting,
+/// and [`SqliteStore::verify`] does it on demand.
+const CHECKED_AT_OPEN_BYTES: u64 = 32 * 1024 * 1024;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Makes the file where there is none.
+    Create,
+    Existing,
+    /// For reads beside a host that owns the file.
+    ReadOnly,
+}
+
+/// The bus in one SQLite file.
+pub struct SqliteStore {
+    path: PathBuf,
+    writers: Writers,
+    readers: SqlitePool,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file, without migrating it.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] where directory or file do not exist,
+    /// [`StoreError::ReadOnly`], [`StoreError::Corrupt`] for a damaged file or
+    /// one that is no database, [`StoreError::Newer`] for the schema of a later
+    /// build, [`StoreError::Unavailable`] while somebody else locks it. Each
+    /// names the path.
+    pub async fn open(path: &Path, mode: OpenMode) -> Result<Self> {
+        check_path(path, mode)?;
+        let name = |trouble: Trouble| trouble.named(path);
+        let options = connection::writer_options(path, mode);
+        let mut conn = options.connect().await.map_err(|e| name(e.into()))?;
+        let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        if bytes <= CHECKED_AT_OPEN_BYTES {
+            schema::quick_check(&mut conn).await.map_err(name)?;
+        }
+        let found = schema::version(&mut conn).await.map_err(name)?;
+        schema::refuse_newer(found, path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writers: Writers::new(options, conn),
+            readers: connection::readers(path, mode),
+        })
+    }
+
+    /// Reads the whole file and checks that it hangs together; slow on a large
+    /// one.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] says what is wrong.
+    pub async fn verify(&self) -> Result<()> {
+        self.named(async {
+            let mut conn = self.readers.acquire().await?;
+            schema::quick_check(&mut conn).await
+        })
+        .await
+    }
+
+    /// Gives every error of `work` the name of the file.
+    async fn named<T>(&self, work: impl Future<Output = Step<T>>) -> Result<T> {
+        work.await.map_err(|trouble| trouble.named(&self.path))
+    }
+}
+
+/// What SQLite itself would only call "unable to open database file".
+fn check_path(path: &Path, mode: OpenMode) -> Result<()> {
+    let shown = path.display();
+    if path.is_dir() {
+        let problem = format!("`{shown}` is a directory");
+        return Err(StoreError::Missing(problem));
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|p| !p.is_dir()) {
+        let problem = format!("`{shown}`: directory `{}` does not exist", parent.display());
+        return Err(StoreError::Missing(problem));
+    }
+    if mode != OpenMode::Create && !path.exists() {
+        return Err(StoreError::Missing(format!("`{shown}` does not exist")));
+    }
+    let read_only = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().readonly());
+    if mode != OpenMode::ReadOnly && read_only {
+        let problem = format!("`{shown}` is marked read-only");
+        return Err(StoreError::ReadOnly(problem));
+    }
+    Ok(())
+}
+
+/// What went wrong inside, before it is known which file it was.
+#[derive(Debug)]
+enum Trouble {
+    Sql(sqlx::Error),
+    Store(StoreError),
+}
+
+type Step<T> = std::result::Result<T, Trouble>;
+
+impl From<sqlx::Error> for Trouble {
+    fn from(cause: sqlx::Error) -> Self {
+        Self::Sql(cause)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(cause: StoreError) -> Self {
+        Self::Store(cause)
+    }
+}
+
+impl From<serde_json::Error> for Trouble {
+    fn from(cause: serde_json::Error) -> Self {
+        Self::Store(StoreError::Refused(format!(
+            "cannot write as JSON: {cause}"
+        )))
+    }
+}
+
+impl Trouble {
+    fn named(self, path: &Path) -> StoreError {
+        let cause = match self {
+            Self::Store(error) => return error,
+            Self::Sql(cause) => cause,
+        };
+        let problem = format!("`{}`: {cause}", path.display());
+        let sqlx::Error::Database(database) = &cause else {
+            return match cause {
+                sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) => {
+                    StoreError::Refused(problem)
+                }
+                _ => StoreError::Unavailable(problem),
+            };
+        };
+        let extended: i32 = database.code().and_then(|c| c.parse().ok()).unwrap_or(0);
+        // The low byte is the primary code. Source: sqlite.org/rescode.html.
+        match extended & 0xff {
+            // BUSY, LOCKED, NOMEM, INTERRUPT, IOERR, CANTOPEN, PROTOCOL
+            5 | 6 | 7 | 9 | 10 | 14 | 15 => StoreError::Unavailable(problem),
+            8 => StoreError::ReadOnly(problem),
+            11 | 26 => StoreError::Corrupt(problem),
+            13 => StoreError::Full(problem),
+            _ => StoreError::Refused(problem),
+        }
+    }
+}
+
+/// Runs a statement that takes one batch as JSON and gives nothing back.
+async fn execute_batch<T: serde::Serialize>(
+    conn: &mut SqliteConnection,
+    sql: &'static str,
+    batch: &[T],
+) -> Step<()> {
+    if !batch.is_empty() {
+        let batch = serde_json::to_string(batch)?;
+        sqlx::query(sql).bind(batch).execute(conn).await?;
+    }
+    Ok(())
+}
+
+/// A duration as a modifier of SQLite's date functions, to the millisecond.
+/// Capped at a hundred years, beyond which they would answer NULL.
+fn modifier(duration: Duration) -> String {
+    const CAP: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    format!("{:+.3} seconds", duration.min(CAP).as_secs_f64())
+}
+
+/// The same, into the past.
+fn modifier_back(duration: Duration) -> String {
+    modifier(duration).replacen('+', "-", 1)
+}
+
+/// What SQLite's 64-bit integers can hold of a count.
+fn int(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn migrate(&self, dry_run: bool) -> Result<Migration> {
+        self.named(schema::migrate(self, dry_run)).await
+    }
+
+    async fn check_schema(&self) -> Result<()> {
+        self.named(schema::check(self)).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.named(read::ping(self)).await
+    }
+
+    async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
+        self.named(enqueue::enqueue(self, tasks)).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Claim>> {
+        self.named(claim::claim(self, request)).await
+    }
+
+    async fn renew(
+        &self,
+        holder: &HolderId,
+        fences: &[Fence],
+        lease: Duration,
+    ) -> Result<Vec<Renewal>> {
+        self.named(settle::renew(self, holder, fences, lease)).await
+    }
+
+    async fn cancel_requests(&self, holder: &HolderId) -> Result<Vec<Fence>> {
+        self.named(cancel::requests(self, holder)).await
+    }
+
+    async fn settle(&self, holder: &HolderId, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        self.named(settle::settle(self, holder, settlements)).await
+    }
+
+    async fn rescue(&self, limit: u32, default_max_attempts: u32) -> Result<Vec<Rescued>> {
+        self.named(rescue::rescue(self, limit, default_max_attempts))
+            .await
+    }
+
+    async fn expire(&self, wants: &[Want], limit: u32) -> Result<Vec<MessageId>> {
+        self.named(rescue::expire(self, wants, limit)).await
+    }
+
+    async fn next_due(&self, wants: &[Want]) -> Result<Option<Duration>> {
+        self.named(claim::next_due(self, wants)).await
+    }
+
+    async fn cancel(&self, id: MessageId, actor: &str) -> Result<Option<Cancelled>> {
+        self.named(cancel::cancel(self, id, actor)).await
+    }
+
+    async fn record(&self, events: &[NewEvent]) -> Result<()> {
+        self.named(enqueue::record(self, events)).await
+    }
+
+    async fn retire(&self, retention: &Retention) -> Result<u64> {
+        self.named(retire::retire(self, retention)).await
+    }
+
+    async fn beat(&self, host: &HostBeat<'_>) -> Result<()> {
+        self.named(hosts::beat(self, host)).await
+    }
+
+    async fn leave(&self, holder: &HolderId) -> Result<()> {
+        self.named(hosts::leave(self, holder)).await
+    }
+
+    async fn hosts(&self) -> Result<Vec<HostRow>> {
+        self.named(hosts::hosts(self)).await
+    }
+
+    async fn task(&self, id: MessageId) -> Result<Option<TaskRow>> {
+        self.named(read::task(self, id)).await
+    }
+
+    async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
+        self.named(read::tasks(self, filter)).await
+    }
+
+    async fn attempts(&self, id: MessageId) -> Result<Vec<AttemptRow>> {
+        self.named(read::attempts(self, id)).await
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<Event>> {
+        self.named(read::events(self, filter)).await
+    }
+
+    async fn evidence(&self, scope: &Scope) -> Result<Evidence> {
+        self.named(evidence::evidence(self, scope)).await
+    }
+
+    async fn latency(
+        &self,
+        service: Option<&str>,
+        role: Option<&str>,
+        since: Duration,
+    ) -> Result<Latency> {
+        self.named(evidence::latency(self, service, role, since))
+            .await
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.named(read::depth(self)).await
+    }
+
+    async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>> {
+        self.named(read::artifact(self, task_id, path)).await
+    }
+
+    async fn routes(&self) -> Result<Vec<Route>> {
+        self.named(read::routes(self)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.named(async {
+            self.readers.close().await;
+            self.writers.close().await
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_become_modifiers_within_what_sqlite_can_count() {
+        assert_eq!(modifier(Duration::from_millis(1)), "+0.001 seconds");
+        assert_eq!(modifier_back(Duration::from_secs(60)), "-60.000 seconds");
+        assert_eq!(modifier(Duration::MAX), "+3153600000.000 seconds");
+    }
+}

@@ -1,0 +1,246 @@
+//! What gates and latency figures rest on, aggregated by the database: the
+//! groups that come back are few, however many tasks there were.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::row::Cells;
+use super::{SqliteStore, Step, modifier_back};
+use crate::attempt::Kind;
+use crate::gate::{Ended, Evidence, How, Scope};
+use crate::route::RouteKey;
+use crate::store::{Latency, audit};
+
+/// The tasks of a scope: by trace, or by when they ended.
+macro_rules! in_scope {
+    (trace) => {
+        "m.trace_id = ?1"
+    };
+    (window) => {
+        "m.status IN ('done', 'failed')
+    AND coalesce(m.done_at, m.last_error_at, m.created_at)
+      >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)"
+    };
+}
+
+/// Groups of tasks that ended alike. The last attempt says what ended a task;
+/// one plugin name over all attempts says that the choice held.
+macro_rules! select_ended {
+    ($scope:ident) => {
+        concat!(
+            "
+WITH ended AS (
+  SELECT m.service, m.role, m.status, m.error,
+    CASE WHEN json_valid(m.result) THEN m.result ->> '$.type' END AS report,
+    CASE WHEN json_valid(m.result) THEN json_extract(m.result, '$.passed') END AS passed,
+    (SELECT a.kind FROM executor_attempts AS a
+     WHERE a.message_id = m.id ORDER BY a.lease_epoch DESC LIMIT 1) AS kind,
+    (SELECT count(DISTINCT a.plugin) FROM executor_attempts AS a
+     WHERE a.message_id = m.id) AS plugins,
+    (SELECT coalesce(max(a.why ->> '$.fallback'), 0) FROM executor_attempts AS a
+     WHERE a.message_id = m.id) AS any_fallback,
+    (SELECT a.why ->> '$.fallback' FROM executor_attempts AS a
+     WHERE a.message_id = m.id ORDER BY a.lease_epoch DESC LIMIT 1) AS last_fallback
+  FROM agent_messages AS m
+  WHERE ",
+            in_scope!($scope),
+            "
+    AND m.status IN ('done', 'failed')
+)
+SELECT service, role, status, error = ?2 AS cancelled, report, passed, kind,
+  plugins = 1 AND any_fallback = 0 AS held, coalesce(last_fallback, 0) AS fallback,
+  count(*) AS tasks
+FROM ended
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"
+        )
+    };
+}
+
+const ENDED_TRACE: &str = select_ended!(trace);
+const ENDED_WINDOW: &str = select_ended!(window);
+
+const UNSETTLED_TRACE: &str = "
+SELECT count(*) AS n
+FROM agent_messages
+WHERE trace_id = ?1 AND status IN ('queued', 'claimed')";
+
+const BUILDTESTS_TRACE: &str = "
+SELECT count(*) AS n
+FROM bus_events
+WHERE trace_id = ?1 AND event_type = 'buildtest_done'";
+
+const BUILDTESTS_WINDOW: &str = "
+SELECT count(*) AS n
+FROM bus_events
+WHERE created_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)
+  AND event_type = 'buildtest_done'";
+
+/// Percentiles by nearest rank: of n sorted values, number ⌈n·p⌉.
+macro_rules! select_waits {
+    ($from:expr) => {
+        concat!(
+            "
+WITH wait AS (
+  SELECT a.wait_ms, row_number() OVER (ORDER BY a.wait_ms) AS rank, count(*) OVER () AS n
+",
+            $from,
+            "
+)
+SELECT coalesce(max(n), 0) AS n,
+  max(CASE WHEN rank = (n * 50 + 99) / 100 THEN wait_ms END) AS p50_ms,
+  max(CASE WHEN rank = (n * 90 + 99) / 100 THEN wait_ms END) AS p90_ms
+FROM wait"
+        )
+    };
+}
+
+const WAITS_TRACE: &str = select_waits!(
+    "  FROM agent_messages AS m
+  JOIN executor_attempts AS a ON a.message_id = m.id
+  WHERE m.trace_id = ?1"
+);
+
+const WAITS_WINDOW: &str = select_waits!(
+    "  FROM executor_attempts AS a
+  WHERE a.ended_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)"
+);
+
+const WAITS_ROUTE: &str = select_waits!(
+    "  FROM executor_attempts AS a
+  JOIN agent_messages AS m ON m.id = a.message_id
+  WHERE a.ended_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)
+    AND (?2 IS NULL OR m.service = ?2)
+    AND (?3 IS NULL OR m.role = ?3)"
+);
+
+/// The statements of one scope and what they are asked with.
+struct Statements {
+    ended: &'static str,
+    unsettled: Option<&'static str>,
+    waits: &'static str,
+    buildtests: &'static str,
+    scope: String,
+}
+
+impl Statements {
+    fn of(scope: &Scope) -> Self {
+        match scope {
+            Scope::Trace(trace_id) => Self {
+                ended: ENDED_TRACE,
+                unsettled: Some(UNSETTLED_TRACE),
+                waits: WAITS_TRACE,
+                buildtests: BUILDTESTS_TRACE,
+                scope: trace_id.as_str().to_owned(),
+            },
+            // What still runs says nothing about what ended in a window.
+            Scope::Window { minutes } => Self {
+                ended: ENDED_WINDOW,
+                unsettled: None,
+                waits: WAITS_WINDOW,
+                buildtests: BUILDTESTS_WINDOW,
+                scope: modifier_back(Duration::from_secs(u64::from(*minutes) * 60)),
+            },
+        }
+    }
+}
+
+pub(super) async fn evidence(store: &SqliteStore, scope: &Scope) -> Step<Evidence> {
+    let statements = Statements::of(scope);
+    // One snapshot, so that the parts fit together.
+    let mut snapshot = store.readers.begin().await?;
+    let evidence = gather(&mut snapshot, &statements).await?;
+    snapshot.commit().await?;
+    Ok(evidence)
+}
+
+async fn gather(conn: &mut SqliteConnection, statements: &Statements) -> Step<Evidence> {
+    let rows = sqlx::query(statements.ended)
+        .bind(&statements.scope)
+        .bind(crate::task::CANCELLED)
+        .fetch_all(&mut *conn)
+        .await?;
+    let mut ended = Vec::with_capacity(rows.len());
+    for row in &rows {
+        ended.extend(ended_row(&Cells::of("agent_messages", row))?);
+    }
+    let unsettled = match statements.unsettled {
+        Some(sql) => count(conn, sql, &statements.scope).await?,
+        None => 0,
+    };
+    let buildtest_done = count(conn, statements.buildtests, &statements.scope).await?;
+    let waits = sqlx::query(statements.waits)
+        .bind(&statements.scope)
+        .fetch_one(conn)
+        .await?;
+    let waits = latency_row(&Cells::of("executor_attempts", &waits))?;
+    Ok(Evidence {
+        unsettled,
+        ended,
+        wait_p90_ms: waits.p90_ms,
+        waits: waits.n,
+        buildtest_done,
+    })
+}
+
+async fn count(conn: &mut SqliteConnection, sql: &'static str, scope: &str) -> Step<u64> {
+    let row = sqlx::query(sql).bind(scope).fetch_one(conn).await?;
+    Cells::of("agent_messages", &row).count("n")
+}
+
+/// A group; none where the route is no route of ours.
+fn ended_row(cells: &Cells<'_>) -> Step<Option<Ended>> {
+    let key = RouteKey::new(
+        &cells.required_text("service")?,
+        &cells.required_text("role")?,
+    );
+    let Ok(route) = key else { return Ok(None) };
+    let how = match (
+        cells.required_text("status")?.as_str(),
+        cells.flag("cancelled")?,
+    ) {
+        ("done", _) => How::Done,
+        (_, true) => How::Cancelled,
+        (_, false) => How::Failed,
+    };
+    let report = cells.text("report")?;
+    let held = cells.flag("held")? && how == How::Done && audit::fits(&route, report.as_deref());
+    Ok(Some(Ended {
+        route,
+        how,
+        kind: match cells.text("kind")?.as_deref() {
+            Some("real") => Some(Kind::Real),
+            Some("mock") => Some(Kind::Mock),
+            _ => None,
+        },
+        fallback: cells.flag("fallback")?,
+        held,
+        passed: cells.int("passed")?.map(|passed| passed != 0),
+        tasks: cells.count("tasks")?,
+    }))
+}
+
+fn latency_row(cells: &Cells<'_>) -> Step<Latency> {
+    let ms = |value: Option<i64>| value.map(|ms| u64::try_from(ms).unwrap_or(0));
+    Ok(Latency {
+        p50_ms: ms(cells.int("p50_ms")?),
+        p90_ms: ms(cells.int("p90_ms")?),
+        n: cells.count("n")?,
+    })
+}
+
+pub(super) async fn latency(
+    store: &SqliteStore,
+    service: Option<&str>,
+    role: Option<&str>,
+    since: Duration,
+) -> Step<Latency> {
+    let mut conn = store.readers.acquire().await?;
+    let row = sqlx::query(WAITS_ROUTE)
+        .bind(modifier_back(since))
+        .bind(service)
+        .bind(role)
+        .fetch_one(&mut *conn)
+        .await?;
+    latency_row(&Cells::of("executor_attempts", &row))
+}

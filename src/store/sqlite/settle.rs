@@ -1,0 +1,398 @@
+//! Ending attempts, and keeping their leases alive until then.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::sqlite::SqliteConnection;
+
+use super::enqueue::{FenceCells, insert_events};
+use super::row::Cells;
+use super::{SqliteStore, Step, execute_batch, int, modifier};
+use crate::attempt::{AttemptRecord, Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
+use crate::event::{NewEvent, millis};
+use crate::ids::{HolderId, MessageId, TraceId};
+use crate::route::{Route, RouteKey};
+use crate::selection::Why;
+use crate::store::{Renewal, audit};
+use crate::task::{Next, Refund, Settled, Settlement};
+
+/// The fence: what is answered is still held and will be settled. Comes first
+/// because leaving `claimed` may clear the instant of the claim.
+const INSERT_ATTEMPTS: &str = "
+INSERT INTO executor_attempts
+  (message_id, lease_epoch, attempt, host, plugin, version, digest, kind, stage, why,
+   claimed_at, wait_ms, run_ms, outcome, code, blame, usage, peak_memory_bytes,
+   outbound_requests, spans, log, log_dropped)
+SELECT
+  m.id, m.lease_epoch, end.value ->> 'attempt', m.claimed_by,
+  end.value ->> 'plugin', end.value ->> 'version', end.value ->> 'digest', end.value ->> 'kind',
+  end.value ->> 'stage', end.value -> 'why',
+  m.claimed_at, end.value ->> 'wait_ms', end.value ->> 'run_ms',
+  end.value ->> 'outcome', end.value ->> 'code', end.value ->> 'blame', end.value -> 'usage',
+  end.value ->> 'peak_memory_bytes', end.value ->> 'outbound_requests',
+  end.value -> 'spans', end.value -> 'log', end.value ->> 'log_dropped'
+FROM json_each(?1) AS end
+CROSS JOIN agent_messages AS m ON m.id = end.value ->> 'id'
+WHERE m.status = 'claimed'
+  AND m.lease_epoch = end.value ->> 'epoch'
+  AND m.claimed_by = ?2
+-- Only a row that was tampered with has ended an epoch before: a batch must not
+-- fail for it.
+ON CONFLICT DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_at
+RETURNING message_id";
+
+/// Who claimed a row and when stays with one that ended, for programs that
+/// read it; what waits again belongs to nobody.
+const UPDATE_TASKS: &str = "
+UPDATE agent_messages AS m
+SET status = next.value ->> 'status',
+    lease_expires_at = NULL,
+    claimed_by = CASE WHEN next.value ->> 'status' <> 'queued' THEN m.claimed_by END,
+    claimed_at = CASE WHEN next.value ->> 'status' <> 'queued' THEN m.claimed_at END,
+    done_at = CASE WHEN next.value ->> 'status' <> 'queued'
+      THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') END,
+    retry_at = CASE WHEN next.value ->> 'status' = 'queued'
+      THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now', next.value ->> 'delay')
+      ELSE m.retry_at END,
+    attempts = max(0, m.attempts - (next.value ->> 'refunded')),
+    host_faults = m.host_faults + (next.value ->> 'host_fault'),
+    -- An attempt that is given back leaves the last problem in place.
+    error = CASE WHEN next.value ->> 'keep_error' THEN m.error ELSE next.value ->> 'error' END,
+    last_error_at = CASE WHEN next.value ->> 'error' IS NOT NULL
+      THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') ELSE m.last_error_at END,
+    result = CASE WHEN next.value ->> 'status' = 'done' THEN next.value -> 'result'
+      ELSE m.result END,
+    result_snippet = CASE WHEN next.value ->> 'status' = 'done' THEN next.value ->> 'snippet'
+      ELSE m.result_snippet END,
+    result_url = CASE WHEN next.value ->> 'status' = 'done' THEN next.value ->> 'url'
+      ELSE m.result_url END
+FROM json_each(?1) AS next
+WHERE m.id = next.value ->> 'id'
+  AND m.lease_epoch = next.value ->> 'epoch'
+  AND m.status = 'claimed'";
+
+const INSERT_ARTIFACTS: &str = "
+INSERT INTO executor_artifacts
+  (message_id, lease_epoch, task_id, trace_id, path, content_type, digest, bytes)
+SELECT
+  m.id, m.lease_epoch, coalesce(m.task_id, m.id), coalesce(m.trace_id, ''),
+  artifact.value ->> 'path', artifact.value ->> 'content_type',
+  artifact.value ->> 'digest', artifact.value ->> 'bytes'
+FROM json_each(?1) AS artifact
+CROSS JOIN agent_messages AS m ON m.id = artifact.value ->> 'id'
+WHERE TRUE
+-- Stored twice by one attempt: the later one counts.
+ON CONFLICT DO UPDATE SET content_type = excluded.content_type,
+  digest = excluded.digest, bytes = excluded.bytes";
+
+/// What a `lease_lost` event says of a row, where the settlement does not.
+const READ_SUBJECT: &str = "
+SELECT id, service, role, shard, tenant, trace_id
+FROM agent_messages
+WHERE id = ?1";
+
+const RENEW: &str = "
+UPDATE agent_messages AS m
+SET lease_expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?3)
+FROM json_each(?1) AS fence
+WHERE m.id = fence.value ->> 'id'
+  AND m.lease_epoch = fence.value ->> 'epoch'
+  AND m.status = 'claimed'
+  AND m.claimed_by = ?2
+  AND m.lease_expires_at IS NOT NULL
+RETURNING id, lease_epoch, cancel_requested_at IS NOT NULL AS cancel_requested";
+
+#[derive(Serialize)]
+struct EndCells<'a> {
+    #[serde(flatten)]
+    fence: FenceCells,
+    attempt: u32,
+    plugin: Option<&'a str>,
+    version: Option<&'a str>,
+    digest: Option<crate::ids::Digest>,
+    kind: Option<Kind>,
+    stage: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a Why>,
+    wait_ms: i64,
+    run_ms: i64,
+    outcome: &'a str,
+    code: Option<&'a str>,
+    blame: Option<Blame>,
+    usage: &'a Usage,
+    peak_memory_bytes: i64,
+    outbound_requests: u32,
+    spans: &'a [Span],
+    log: &'a [LogLine],
+    log_dropped: u32,
+}
+
+impl<'a> EndCells<'a> {
+    fn of(fence: &Fence, record: &'a AttemptRecord) -> Self {
+        let plugin = record.plugin.as_ref();
+        let measured = &record.measured;
+        Self {
+            fence: fence.into(),
+            attempt: record.attempt,
+            plugin: plugin.map(|p| p.name.as_str()),
+            version: plugin.map(|p| p.version.as_str()),
+            digest: plugin.map(|p| p.digest),
+            kind: plugin.map(|p| p.kind),
+            stage: record.stage.as_str(),
+            why: record.why.as_ref(),
+            wait_ms: int(record.wait_ms),
+            run_ms: int(millis(measured.run)),
+            outcome: record.outcome.as_str(),
+            code: record.code.as_deref(),
+            blame: record.blame,
+            usage: &measured.usage,
+            peak_memory_bytes: int(measured.peak_memory_bytes),
+            outbound_requests: measured.outbound_requests,
+            spans: &measured.spans,
+            log: &measured.log,
+            log_dropped: measured.log_dropped,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct NextCells<'a> {
+    #[serde(flatten)]
+    fence: FenceCells,
+    status: &'a str,
+    delay: Option<String>,
+    refunded: u32,
+    host_fault: u32,
+    error: Option<String>,
+    keep_error: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a Value>,
+    snippet: Option<&'a str>,
+    url: Option<&'a str>,
+}
+
+impl<'a> NextCells<'a> {
+    fn of(settlement: &'a Settlement) -> Self {
+        let mut cells = Self {
+            fence: (&settlement.fence).into(),
+            status: "queued",
+            delay: None,
+            refunded: 0,
+            host_fault: 0,
+            error: None,
+            keep_error: false,
+            result: None,
+            snippet: None,
+            url: None,
+        };
+        match &settlement.next {
+            Next::Done {
+                result,
+                snippet,
+                url,
+            } => {
+                cells.status = "done";
+                cells.result = Some(result);
+                cells.snippet = Some(snippet);
+                cells.url = url.as_deref();
+            }
+            Next::Queued {
+                delay,
+                refund,
+                problem,
+            } => {
+                cells.delay = Some(modifier(*delay));
+                cells.refunded = u32::from(*refund != Refund::None);
+                cells.host_fault = u32::from(*refund == Refund::HostFault);
+                cells.error = problem.as_ref().map(audit::error_text);
+                cells.keep_error = problem.is_none();
+            }
+            Next::Failed { problem } => {
+                cells.status = "failed";
+                cells.error = Some(audit::error_text(problem));
+            }
+        }
+        cells
+    }
+}
+
+#[derive(Serialize)]
+struct ArtifactCells<'a> {
+    id: MessageId,
+    path: &'a str,
+    content_type: &'a str,
+    digest: crate::ids::Digest,
+    bytes: i64,
+}
+
+pub(super) async fn settle(
+    store: &SqliteStore,
+    holder: &HolderId,
+    settlements: &[Settlement],
+) -> Step<Vec<Settled>> {
+    if settlements.is_empty() {
+        return Ok(Vec::new());
+    }
+    // One fence settles once: a second end of the same claim is a lost lease.
+    let mut seen = HashSet::with_capacity(settlements.len());
+    let first: Vec<bool> = settlements.iter().map(|s| seen.insert(s.fence)).collect();
+    let mut writer = store.writers.acquire().await?;
+    writer.begin().await?;
+    let conn = writer.conn()?;
+    let mut held = insert_attempts(conn, holder, settlements, &first).await?;
+    let outcomes: Vec<Settled> = settlements
+        .iter()
+        .zip(&first)
+        .map(
+            |(settlement, first)| match *first && held.remove(&settlement.fence.id) {
+                true => Settled::Applied,
+                false => Settled::LeaseLost,
+            },
+        )
+        .collect();
+    let (applied, lost) = part(settlements, &outcomes);
+    let next: Vec<NextCells<'_>> = applied.iter().map(|s| NextCells::of(s)).collect();
+    execute_batch(conn, UPDATE_TASKS, &next).await?;
+    execute_batch(conn, INSERT_ARTIFACTS, &artifacts(&applied)).await?;
+    let refused = lease_lost(conn, holder, &lost).await?;
+    let events = applied.iter().flat_map(|s| &s.events).chain(&refused);
+    insert_events(conn, events).await?;
+    writer.commit().await?;
+    Ok(outcomes)
+}
+
+/// Writes the attempt rows of what is still held, and answers with that.
+async fn insert_attempts(
+    conn: &mut SqliteConnection,
+    holder: &HolderId,
+    settlements: &[Settlement],
+    first: &[bool],
+) -> Step<HashSet<MessageId>> {
+    let chosen = settlements.iter().zip(first).filter(|(_, first)| **first);
+    let ends: Vec<EndCells<'_>> = chosen
+        .map(|(s, _)| EndCells::of(&s.fence, &s.attempt))
+        .collect();
+    let rows = sqlx::query(INSERT_ATTEMPTS)
+        .bind(serde_json::to_string(&ends)?)
+        .bind(holder.as_str())
+        .fetch_all(conn)
+        .await?;
+    let held = rows
+        .iter()
+        .map(|row| Cells::of("executor_attempts", row).parsed("message_id"));
+    held.collect()
+}
+
+fn part<'a>(
+    settlements: &'a [Settlement],
+    outcomes: &[Settled],
+) -> (Vec<&'a Settlement>, Vec<&'a Settlement>) {
+    let mut applied = Vec::with_capacity(settlements.len());
+    let mut lost = Vec::new();
+    for (settlement, outcome) in settlements.iter().zip(outcomes) {
+        match outcome {
+            Settled::Applied => applied.push(settlement),
+            Settled::LeaseLost => lost.push(settlement),
+        }
+    }
+    (applied, lost)
+}
+
+fn artifacts<'a>(applied: &[&'a Settlement]) -> Vec<ArtifactCells<'a>> {
+    let each = applied.iter().flat_map(|settlement| {
+        settlement.artifacts.iter().map(|artifact| ArtifactCells {
+            id: settlement.fence.id,
+            path: &artifact.path,
+            content_type: &artifact.content_type,
+            digest: artifact.digest,
+            bytes: int(artifact.bytes),
+        })
+    });
+    each.collect()
+}
+
+/// The events of settlements that came too late.
+async fn lease_lost(
+    conn: &mut SqliteConnection,
+    holder: &HolderId,
+    lost: &[&Settlement],
+) -> Step<Vec<NewEvent>> {
+    let mut events = Vec::with_capacity(lost.len());
+    for settlement in lost {
+        let (trace_id, route) = match settlement.events.first() {
+            Some(event) => (event.trace_id.clone(), event.route.clone()),
+            None => read_subject(conn, settlement.fence.id).await?,
+        };
+        events.push(audit::lease_lost(holder, settlement, trace_id, route));
+    }
+    Ok(events)
+}
+
+/// The trace and the route of a row; a new trace where the row is gone.
+async fn read_subject(
+    conn: &mut SqliteConnection,
+    id: MessageId,
+) -> Step<(TraceId, Option<Route>)> {
+    let row = sqlx::query(READ_SUBJECT)
+        .bind(id.to_string())
+        .fetch_optional(conn)
+        .await?;
+    let Some(row) = row else {
+        return Ok((TraceId::generate(), None));
+    };
+    let cells = Cells::of("agent_messages", &row);
+    let trace_id = cells.text("trace_id")?.and_then(|text| text.parse().ok());
+    let key = RouteKey::new(
+        &cells.required_text("service")?,
+        &cells.required_text("role")?,
+    );
+    let route = match key {
+        Err(_) => None,
+        Ok(key) => Some(Route {
+            key,
+            shard: cells.int32("shard")?,
+            tenant: cells.text("tenant")?,
+        }),
+    };
+    Ok((trace_id.unwrap_or_else(TraceId::generate), route))
+}
+
+pub(super) async fn renew(
+    store: &SqliteStore,
+    holder: &HolderId,
+    fences: &[Fence],
+    lease: Duration,
+) -> Step<Vec<Renewal>> {
+    if fences.is_empty() {
+        return Ok(Vec::new());
+    }
+    let batch: Vec<FenceCells> = fences.iter().map(FenceCells::from).collect();
+    let mut writer = store.writers.acquire().await?;
+    writer.begin().await?;
+    let rows = sqlx::query(RENEW)
+        .bind(serde_json::to_string(&batch)?)
+        .bind(holder.as_str())
+        .bind(modifier(lease))
+        .fetch_all(writer.conn()?)
+        .await?;
+    writer.commit().await?;
+    let mut held = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let cells = Cells::of("agent_messages", row);
+        let fence = Fence {
+            id: cells.parsed("id")?,
+            epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
+        };
+        let renewal = match cells.flag("cancel_requested")? {
+            true => Renewal::CancelRequested,
+            false => Renewal::Held,
+        };
+        held.insert(fence, renewal);
+    }
+    let answers = fences
+        .iter()
+        .map(|f| held.get(f).copied().unwrap_or(Renewal::Lost));
+    Ok(answers.collect())
+}
