@@ -40,6 +40,7 @@ pub mod selection;
 pub mod task;
 
 pub mod routing;
+pub mod plugin;
 pub mod store;
 
 pub mod bus;

@@ -1,0 +1,392 @@
+//! Sends the requests of guests: `wasi:http/outgoing-handler` over `reqwest`.
+//!
+//! A request is judged by the [`Policy`] before anything is sent, its addresses
+//! again when its name was resolved, and the connection goes to an address that
+//! was judged. No proxy of the environment, no redirects, no decompression, no
+//! cookies. It runs on the runtime for input and output and is aborted when the
+//! guest lets go of it. What is refused reaches the guest as an error, and the
+//! attempt's log as the grant to paste.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http_body_util::BodyExt;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
+use url::Url;
+use uuid::Uuid;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use crate::attempt::LogLevel;
+use crate::ids::{PluginName, TraceId};
+use crate::plugin::egress::{self, Allowed, Origin, Policy, Refusal};
+use crate::plugin::journal::{Fields, Journal, OpenSpan};
+use crate::plugin::limits::OutboundLimits;
+
+mod body;
+mod client;
+mod failure;
+
+use client::Clients;
+
+/// Requests of all plugins at the same time.
+const HOST_CONCURRENCY: usize = 64;
+
+const USER_AGENT: &str = concat!("cogo-host/", env!("CARGO_PKG_VERSION"));
+
+const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Headers that speak of one connection, of the body's framing, or that the
+/// host sets itself.
+const NOT_FORWARDED: [HeaderName; 15] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    X_TRACE_ID,
+    TRACEPARENT,
+    TRACESTATE,
+];
+
+/// What all plugins of the process share for their requests.
+#[derive(Debug, Clone)]
+pub struct OutboundPermits(Arc<Semaphore>);
+
+impl Default for OutboundPermits {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(HOST_CONCURRENCY)))
+    }
+}
+
+/// The way out for one plugin: its policy, its permits, its connections.
+pub(crate) struct Outlet {
+    plugin: PluginName,
+    policy: Policy,
+    limits: OutboundLimits,
+    permits: Arc<Semaphore>,
+    host_permits: Arc<Semaphore>,
+    clients: Clients,
+}
+
+impl Outlet {
+    pub(crate) fn new(
+        plugin: PluginName,
+        policy: Policy,
+        limits: OutboundLimits,
+        host: &OutboundPermits,
+    ) -> Self {
+        Self {
+            plugin,
+            policy,
+            permits: Arc::new(Semaphore::new(limits.concurrency)),
+            host_permits: Arc::clone(&host.0),
+            clients: Clients::new(limits.clone()),
+            limits,
+        }
+    }
+
+    async fn permits(&self) -> Result<[OwnedSemaphorePermit; 2], Error> {
+        // The plugin's first: one that floods must not hold the host's.
+        let own = Arc::clone(&self.permits).acquire_owned().await;
+        let shared = Arc::clone(&self.host_permits).acquire_owned().await;
+        match (own, shared) {
+            (Ok(own), Ok(shared)) => Ok([own, shared]),
+            _ => Err(Error::ConnectionLimitReached),
+        }
+    }
+}
+
+/// Sends the requests of one attempt.
+pub(crate) struct Hooks {
+    way: Option<Way>,
+}
+
+/// What an attempt needs to send requests; a plugin that is only described has
+/// none.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) io: Handle,
+    pub(crate) trace_id: TraceId,
+}
+
+impl Hooks {
+    pub(crate) const fn new(way: Way) -> Self {
+        Self { way: Some(way) }
+    }
+
+    pub(crate) const fn closed() -> Self {
+        Self { way: None }
+    }
+}
+
+type Response = http::Response<WasiBody>;
+type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type Sending = Box<dyn Future<Output = Result<(Response, Done), Error>> + Send>;
+
+impl WasiHttpHooks for Hooks {
+    /// `reqwest` sets it from the URL; one more would be two.
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _done: Done,
+    ) -> Sending {
+        let Some(way) = self.way.clone() else {
+            return Box::new(async { Err(Error::HttpRequestDenied) });
+        };
+        let options = options.unwrap_or_default();
+        // Judged here, on the guest's own time: a flood of refused requests
+        // costs the host nothing.
+        match way.admit(&request) {
+            Err(error) => Box::new(async move { Err(error) }),
+            Ok(admitted) => Box::new(async move {
+                let io = way.io.clone();
+                let sending = io.spawn(way.send(admitted, request, options));
+                match AbortOnDropHandle::new(sending).await {
+                    Ok(Ok(response)) => Ok((response, Box::new(async { Ok(()) }) as Done)),
+                    Ok(Err(error)) => Err(error),
+                    Err(cause) => Err(Error::InternalError(Some(cause.to_string()))),
+                }
+            }),
+        }
+    }
+}
+
+/// A request that may go out.
+struct Admitted {
+    url: Url,
+    allowed: Allowed,
+    span: OpenSpan,
+}
+
+impl Way {
+    /// Counts and judges a request, and opens its span.
+    fn admit(&self, request: &http::Request<WasiBody>) -> Result<Admitted, Error> {
+        let limits = &self.outlet.limits;
+        let url =
+            Url::parse(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
+        let span = self.open_span(request.method(), &url);
+        let refuse = |error: Error, say: &str| {
+            let fields = Fields::from([("error".to_owned(), say.to_owned())]);
+            self.journal.close(span, fields);
+            Err(error)
+        };
+        if !self.journal.count_request(limits.requests) {
+            let say = format!("an attempt may send {} requests", limits.requests);
+            return refuse(Error::ConnectionLimitReached, &say);
+        }
+        if request.headers().len() > limits.headers {
+            let say = format!("a request may have {} headers", limits.headers);
+            return refuse(Error::HttpRequestHeaderSectionSize(None), &say);
+        }
+        match self.outlet.policy.judge(&url) {
+            Ok(allowed) => Ok(Admitted { url, allowed, span }),
+            Err(refusal) => {
+                self.journal.note(LogLevel::Warn, self.explain(&refusal));
+                refuse(Error::HttpRequestDenied, &refusal.to_string())
+            }
+        }
+    }
+
+    /// Names the origin and the path: a query may hold secrets, and a path is
+    /// cut where it is long.
+    fn open_span(&self, method: &http::Method, url: &Url) -> OpenSpan {
+        let origin = Origin::of(url).map_or_else(|_| "?".to_owned(), |origin| origin.to_string());
+        let path: String = url.path().chars().take(200).collect();
+        let fields = Fields::from([
+            (
+                "method".to_owned(),
+                method.as_str().chars().take(20).collect(),
+            ),
+            ("url".to_owned(), format!("{origin}{path}")),
+        ]);
+        self.journal.open("http", fields)
+    }
+
+    /// What the operator or the plugin's author can do about a refusal.
+    fn explain(&self, refusal: &Refusal) -> String {
+        let cure = match refusal {
+            Refusal::NotGranted(origin) | Refusal::Private(origin) => format!(
+                "to allow it, put this into cogo.toml:\n[plugin.{}]\nallow = {}",
+                self.outlet.plugin,
+                self.outlet.policy.with_grant(origin)
+            ),
+            Refusal::NotDeclared(origin) => format!(
+                "the plugin's author adds {} to `egress` in its descriptor",
+                egress::toml_string(&origin.to_string())
+            ),
+            Refusal::Never(_) => "such addresses hand out credentials; no grant opens them".into(),
+            Refusal::Origin(_) => {
+                "plugins may call `http` and `https` URLs without a user name".into()
+            }
+        };
+        format!("request refused: {refusal}\n{cure}")
+    }
+
+    async fn send(
+        self,
+        admitted: Admitted,
+        request: http::Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response, Error> {
+        let span = admitted.span;
+        let sent = self.exchange(admitted, request, options).await;
+        if let Err(error) = &sent {
+            let fields = Fields::from([("error".to_owned(), error.to_string())]);
+            self.journal.close(span, fields);
+        }
+        sent
+    }
+
+    async fn exchange(
+        &self,
+        admitted: Admitted,
+        request: http::Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response, Error> {
+        let limits = &self.outlet.limits;
+        let (parts, body) = request.into_parts();
+        let body = buffered(body, limits.request_body_bytes).await?;
+        let permits = self.outlet.permits().await?;
+
+        let mut outgoing = reqwest::Request::new(parts.method.clone(), admitted.url);
+        *outgoing.headers_mut() = self.headers(parts.headers);
+        if !body.is_empty() || carries_body(&parts.method) {
+            *outgoing.body_mut() = Some(body.into());
+        }
+        let client = self.outlet.clients.get(admitted.allowed)?;
+        let answer = match options.first_byte_timeout {
+            Some(limit) => tokio::time::timeout(limit, client.execute(outgoing))
+                .await
+                .map_err(|_| Error::HttpResponseTimeout)?,
+            // The attempt's deadline ends it: a build-test takes its time.
+            None => client.execute(outgoing).await,
+        };
+        let answer = answer.map_err(|cause| self.failed(&cause))?;
+        self.journal.annotate(
+            admitted.span,
+            "status",
+            answer.status().as_u16().to_string(),
+        );
+        self.receive(answer, admitted.span, permits, options)
+    }
+
+    fn receive(
+        &self,
+        answer: reqwest::Response,
+        span: OpenSpan,
+        permits: [OwnedSemaphorePermit; 2],
+        options: RequestOptions,
+    ) -> Result<Response, Error> {
+        let limits = &self.outlet.limits;
+        let size: usize = answer
+            .headers()
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        if answer.headers().len() > limits.headers || size > limits.header_bytes {
+            let size = u32::try_from(size).ok();
+            return Err(Error::HttpResponseHeaderSectionSize(size));
+        }
+        let announced = answer.content_length();
+        let max = limits.response_body_bytes as u64;
+        if announced.is_some_and(|bytes| bytes > max) {
+            return Err(Error::HttpResponseBodySize(announced));
+        }
+        let between = options
+            .between_bytes_timeout
+            .unwrap_or(limits.between_bytes);
+        let answer: http::Response<reqwest::Body> = answer.into();
+        let (mut parts, body) = answer.into_parts();
+        for name in [
+            header::CONNECTION,
+            header::TRANSFER_ENCODING,
+            header::UPGRADE,
+        ] {
+            parts.headers.remove(name);
+        }
+        let body = body::Limited::new(
+            body,
+            max,
+            between,
+            permits,
+            (Arc::clone(&self.journal), span),
+        );
+        Ok(http::Response::from_parts(parts, body.boxed_unsync()))
+    }
+
+    /// What the guest set, without what is the host's to say.
+    fn headers(&self, mut headers: HeaderMap) -> HeaderMap {
+        for name in NOT_FORWARDED {
+            headers.remove(name);
+        }
+        headers
+            .entry(header::USER_AGENT)
+            .or_insert(HeaderValue::from_static(USER_AGENT));
+        // Visible ASCII by construction of a trace id.
+        if let Ok(value) = HeaderValue::from_str(self.trace_id.as_str()) {
+            headers.insert(X_TRACE_ID, value);
+        }
+        // W3C Trace Context, section 3.2: version, trace, parent, sampled. A new
+        // parent for each request.
+        let parent = Uuid::new_v4().as_simple().to_string();
+        let parent = parent.get(..16).unwrap_or("0000000000000001");
+        if let Ok(value) = HeaderValue::from_str(&format!("00-{}-{parent}-01", self.trace_id.w3c()))
+        {
+            headers.insert(TRACEPARENT, value);
+        }
+        headers
+    }
+
+    /// Sorts a failure for the guest, and tells the log what a guest cannot see.
+    fn failed(&self, cause: &reqwest::Error) -> Error {
+        if let Some(refused) = failure::address_refused(cause) {
+            self.journal
+                .note(LogLevel::Warn, format!("request refused: {refused}"));
+            return Error::DestinationIpProhibited;
+        }
+        failure::classify(cause)
+    }
+}
+
+/// Methods whose requests say that they carry nothing.
+fn carries_body(method: &http::Method) -> bool {
+    matches!(
+        *method,
+        http::Method::POST | http::Method::PUT | http::Method::PATCH
+    )
+}
+
+/// Collects a request's body, so that it goes out with its length and nothing is
+/// half sent when the guest dies.
+async fn buffered(body: WasiBody, max: usize) -> Result<Bytes, Error> {
+    let mut body = body;
+    let mut collected = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            if collected.len() + data.len() > max {
+                return Err(Error::HttpRequestBodySize(u64::try_from(max).ok()));
+            }
+            collected.extend_from_slice(&data);
+        }
+    }
+    Ok(collected.into())
+}

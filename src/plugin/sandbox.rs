@@ -1,0 +1,318 @@
+//! Runs attempts: a fresh instance for each, on the guests' own runtime, cut off
+//! when its time is up or it does not stop when asked.
+//!
+//! Every way in which an attempt can end is mapped to an [`AttemptEnd`] once, in
+//! [`outcome`] and [`failure`]; no error of the engine leaves this module.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
+use wasmtime::Store;
+
+use crate::artifacts::Artifacts;
+use crate::attempt::{
+    Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Measured, Problem,
+    StopReason, Usage,
+};
+use crate::plugin::bindings::cogo::executor::contract;
+use crate::plugin::catalog::Catalog;
+use crate::plugin::host::{State, StoreParts, TaskScope, new_store, stop_asked};
+use crate::plugin::journal::{Fields, Journal};
+use crate::plugin::limits::TimeBudget;
+use crate::plugin::load::Plugin;
+use crate::plugin::outbound::{Hooks, Way};
+use crate::plugin::text;
+
+pub(crate) mod failure;
+mod outcome;
+
+/// How long a guest may go on after it was asked to stop. Leaves the executor
+/// the rest of its two seconds.
+pub const GRACE: Duration = Duration::from_millis(1_900);
+
+/// The runtimes of the host.
+#[derive(Debug, Clone)]
+pub struct Runtimes {
+    /// Runs guests and nothing else.
+    pub guest: Handle,
+    /// Runs requests and artifacts, which guests must not hold up.
+    pub io: Handle,
+}
+
+/// The executor: attempts on the plugins of a catalog.
+pub struct Sandbox {
+    catalog: Arc<Catalog>,
+    runtimes: Runtimes,
+    artifacts: Arc<dyn Artifacts>,
+    grace: Duration,
+}
+
+impl Sandbox {
+    pub fn new(catalog: Arc<Catalog>, runtimes: Runtimes, artifacts: Arc<dyn Artifacts>) -> Self {
+        Self {
+            catalog,
+            runtimes,
+            artifacts,
+            grace: GRACE,
+        }
+    }
+
+    /// The same with another time to stop in, for tests.
+    #[must_use]
+    pub const fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Runs an attempt on a plugin at hand, whatever the catalog says.
+    pub async fn run(
+        &self,
+        plugin: Arc<Plugin>,
+        attempt: Attempt,
+        mut control: AttemptControl,
+    ) -> AttemptReport {
+        let start = Instant::now();
+        let budget = TimeBudget::starting(start, attempt.deadline, self.grace);
+        let permit = match permit(&plugin, &mut control, budget).await {
+            Ok(permit) => permit,
+            Err(end) => return unmeasured(end, start),
+        };
+        let run = Run {
+            plugin,
+            attempt,
+            control,
+            budget,
+            grace: self.grace,
+            artifacts: Arc::clone(&self.artifacts),
+            io: self.runtimes.io.clone(),
+            _permit: permit,
+        };
+        // Dropping the caller's future aborts the attempt.
+        let running = AbortOnDropHandle::new(self.runtimes.guest.spawn(run.run()));
+        match running.await {
+            Ok(report) => report,
+            Err(cause) => unmeasured(AttemptEnd::HostFault(host_fault(cause)), start),
+        }
+    }
+}
+
+#[async_trait]
+impl Executor for Sandbox {
+    async fn execute(&self, attempt: Attempt, control: AttemptControl) -> AttemptReport {
+        match self.catalog.by_digest(attempt.plugin.digest) {
+            Some(plugin) => self.run(plugin, attempt, control).await,
+            None => {
+                let PluginGone { problem } = PluginGone::new(&attempt);
+                unmeasured(AttemptEnd::HostFault(problem), Instant::now())
+            }
+        }
+    }
+}
+
+/// The version was unloaded between the choice and the run.
+struct PluginGone {
+    problem: Problem,
+}
+
+impl PluginGone {
+    fn new(attempt: &Attempt) -> Self {
+        let plugin = &attempt.plugin;
+        let message = format!(
+            "{} {} ({}) is not loaded any more",
+            plugin.name, plugin.version, plugin.digest
+        );
+        Self {
+            problem: Problem::new("plugin_gone", message, Blame::Host),
+        }
+    }
+}
+
+/// Waits for the plugin to have room for one more attempt.
+async fn permit(
+    plugin: &Plugin,
+    control: &mut AttemptControl,
+    budget: TimeBudget,
+) -> Result<OwnedSemaphorePermit, AttemptEnd> {
+    let permits = Arc::clone(&plugin.permits);
+    if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+        return Ok(permit);
+    }
+    let busy = |message| AttemptEnd::HostFault(Problem::new("plugin_busy", message, Blame::Host));
+    tokio::select! {
+        permit = permits.acquire_owned() => permit.map_err(|_| busy("the plugin takes no more")),
+        reason = stop_asked(Some(&mut control.stop)) => Err(AttemptEnd::Stopped(reason)),
+        // It never ran, so it is given back.
+        () = tokio::time::sleep_until(budget.end.into()) => {
+            Err(busy("all attempts that the plugin may run at once were taken until the deadline"))
+        }
+    }
+}
+
+/// A host call that panicked ends its attempt and nothing else.
+fn host_fault(cause: JoinError) -> Problem {
+    let message = match cause.try_into_panic() {
+        Ok(payload) => {
+            let said = payload
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| payload.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            format!("a host call panicked: {}", text::cut(said, 500))
+        }
+        Err(_) => "the host is going down".to_owned(),
+    };
+    Problem::new("host_panic", message, Blame::Host)
+}
+
+fn unmeasured(end: AttemptEnd, start: Instant) -> AttemptReport {
+    AttemptReport {
+        end,
+        measured: Measured {
+            run: start.elapsed(),
+            ..Measured::default()
+        },
+        artifacts: Vec::new(),
+    }
+}
+
+/// One attempt on its way through a guest.
+struct Run {
+    plugin: Arc<Plugin>,
+    attempt: Attempt,
+    control: AttemptControl,
+    budget: TimeBudget,
+    grace: Duration,
+    artifacts: Arc<dyn Artifacts>,
+    io: Handle,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// How the guest's call ended, before anybody judged it.
+pub(crate) enum CallEnd {
+    Returned(Result<contract::Outcome, contract::Failure>),
+    Trapped(wasmtime::Error),
+    /// The guest did not come back in time.
+    Cut(StopReason),
+}
+
+impl Run {
+    async fn run(mut self) -> AttemptReport {
+        let limits = self.plugin.limits();
+        let journal = Arc::new(Journal::new(self.budget.start, limits.log.clone()));
+        let mut store = self.store(Arc::clone(&journal));
+        let called = {
+            let call = call(
+                &self.plugin,
+                &mut store,
+                &self.attempt,
+                &journal,
+                self.budget,
+            );
+            let cut = cut(&mut self.control, self.budget, self.grace);
+            tokio::select! {
+                biased;
+                called = call => called,
+                reason = cut => CallEnd::Cut(reason),
+            }
+        };
+        let peak = store.data().limiter().peak();
+        let end = outcome::of(called, store.data(), &self.attempt.route.key);
+        let task = store.into_data().into_task();
+        let (usage, artifacts) = task.map_or_else(
+            || (Usage::default(), Vec::new()),
+            |task| (task.usage, task.staged),
+        );
+        let entries = journal.take();
+        AttemptReport {
+            end,
+            measured: Measured {
+                run: self.budget.start.elapsed(),
+                usage,
+                peak_memory_bytes: peak as u64,
+                outbound_requests: entries.requests,
+                spans: entries.spans,
+                log: entries.log,
+                log_dropped: entries.dropped,
+            },
+            artifacts,
+        }
+    }
+
+    fn store(&self, journal: Arc<Journal>) -> Store<State> {
+        let (plugin, attempt) = (&self.plugin, &self.attempt);
+        let hooks = Hooks::new(Way {
+            outlet: Arc::clone(&plugin.outlet),
+            journal: Arc::clone(&journal),
+            io: self.io.clone(),
+            trace_id: attempt.trace_id.clone(),
+        });
+        let task = TaskScope {
+            trace_id: attempt.trace_id.clone(),
+            task_id: attempt.task_id.clone(),
+            allowance: attempt.allowance.clone(),
+            stop: self.control.stop.clone(),
+            progress: self.control.progress.clone(),
+            artifacts: Arc::clone(&self.artifacts),
+            io: self.io.clone(),
+            usage: Usage::default(),
+            staged: Vec::new(),
+        };
+        let parts = StoreParts {
+            limits: Arc::clone(plugin.limits()),
+            config: Arc::clone(&plugin.config),
+            hooks,
+            journal,
+            budget: self.budget,
+            task: Some(task),
+        };
+        new_store(plugin.pre().engine(), parts)
+    }
+}
+
+/// Makes the instance and calls it.
+async fn call(
+    plugin: &Plugin,
+    store: &mut Store<State>,
+    attempt: &Attempt,
+    journal: &Journal,
+    budget: TimeBudget,
+) -> CallEnd {
+    let span = journal.open("instantiate", Fields::new());
+    let instance = plugin.pre().instantiate_async(&mut *store).await;
+    journal.close(span, Fields::new());
+    let instance = match instance {
+        Ok(instance) => instance,
+        Err(cause) => return CallEnd::Trapped(cause),
+    };
+    let span = journal.open("call", Fields::new());
+    let idempotency_key = attempt.fence.id.to_string();
+    let left = budget.end.saturating_duration_since(Instant::now());
+    let task = outcome::task(attempt, &idempotency_key, left);
+    let called = instance
+        .cogo_executor_executor()
+        .call_execute(store, task)
+        .await;
+    journal.close(span, Fields::new());
+    match called {
+        Ok(returned) => CallEnd::Returned(returned),
+        Err(cause) => CallEnd::Trapped(cause),
+    }
+}
+
+/// When and why the guest's call is dropped.
+async fn cut(control: &mut AttemptControl, budget: TimeBudget, grace: Duration) -> StopReason {
+    let asked = async {
+        let reason = stop_asked(Some(&mut control.stop)).await;
+        tokio::time::sleep(grace).await;
+        reason
+    };
+    tokio::select! {
+        reason = asked => reason,
+        () = tokio::time::sleep_until(budget.end.into()) => StopReason::Deadline,
+    }
+}
