@@ -42,6 +42,7 @@ pub mod task;
 pub mod routing;
 pub mod plugin;
 pub mod store;
+pub mod trace;
 
 pub mod bus;
 pub mod packaging;
