@@ -46,3 +46,5 @@ pub mod trace;
 
 pub mod bus;
 pub mod packaging;
+
+pub mod api;

@@ -1,0 +1,148 @@
+//! The HTTP API: what programs and people ask a running host.
+//!
+//! One file for each resource below `api/`, named as its path. Handlers parse,
+//! ask [`Store`], [`BusHandle`] or [`HostFacts`], and shape the answer; they
+//! decide nothing that the command line would have to decide again.
+//!
+//! **Invariants.** Every request passes [`guard`] before anything else. Every
+//! error has one shape ([`error`]). Answers are only ever added to: an example
+//! of each lies in the tests.
+
+mod artifacts;
+mod auth;
+mod body;
+mod error;
+mod events;
+mod facts;
+mod guard;
+mod health;
+mod hosts;
+mod index;
+mod integration;
+mod metrics;
+mod path;
+mod plugins;
+mod prometheus;
+mod query;
+mod serve;
+mod tasks;
+mod workflows;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+
+pub use auth::{Actor, Auth, InvalidTokens, NoTokens, Protection, Tokens};
+pub use facts::{
+    ExecutorNow, FlagView, HostFacts, PluginSource, PluginView, Profile, ReadinessCheck, RouteView,
+    ServingView,
+};
+pub use hosts::HostNames;
+pub use serve::serve;
+
+use crate::artifacts::local::LocalArtifacts;
+use crate::bus::BusHandle;
+use crate::gate::Thresholds;
+use crate::route::{Policy, RouteKey};
+use crate::stage::Stage;
+use crate::store::Store;
+use crate::trace::Judging;
+use error::ApiError;
+
+/// What the API needs of the host, put together by the composition root.
+pub struct Api {
+    pub store: Arc<dyn Store>,
+    pub artifacts: LocalArtifacts,
+    pub bus: BusHandle,
+    pub facts: Arc<dyn HostFacts>,
+    pub thresholds: Thresholds,
+    /// How far gates over a window look back where a request does not say.
+    pub window_min: u32,
+    pub auth: Auth,
+    pub hosts: HostNames,
+}
+
+/// What all handlers share.
+struct Shared {
+    api: Api,
+    answered: prometheus::Answered,
+    /// Clients that may follow the events at once.
+    streams: Arc<Semaphore>,
+}
+
+impl Shared {
+    fn store(&self) -> &dyn Store {
+        &*self.api.store
+    }
+
+    /// Whether gates want real results here, whoever asks.
+    fn requires_real(&self) -> bool {
+        self.api.facts.stage() != Stage::Development || self.api.facts.ci()
+    }
+
+    /// Runs `ask` with how a scope is judged here.
+    fn policy(&self) -> impl Fn(&RouteKey) -> Policy + Send + Sync + '_ {
+        |route| self.api.facts.policy(route)
+    }
+
+    fn judging<'a>(
+        &'a self,
+        require_real: bool,
+        policy: &'a (dyn Fn(&RouteKey) -> Policy + Send + Sync),
+    ) -> Judging<'a> {
+        Judging {
+            thresholds: &self.api.thresholds,
+            require_real,
+            policy,
+        }
+    }
+}
+
+/// The whole API as a service; [`serve`] puts it on a socket.
+pub fn router(api: Api) -> Router {
+    let shared = Arc::new(Shared {
+        api,
+        answered: prometheus::Answered::default(),
+        streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+    });
+    Router::new()
+        .route("/", get(index::show))
+        .route(guard::LIVENESS, get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(prometheus::expose))
+        .route("/artifacts/{task}/{*path}", get(artifacts::fetch))
+        .route("/api/events", get(events::follow))
+        .route("/api/integration/status", get(integration::status))
+        .route("/api/metrics/bus/events", get(metrics::bus::events))
+        .route("/api/metrics/bus/latency", get(metrics::bus::latency))
+        .route(
+            "/api/metrics/orchestrator/decision-quality",
+            get(metrics::orchestrator::decision_quality),
+        )
+        .route("/api/metrics/trace/{trace}", get(metrics::trace::show))
+        .route("/api/plugins", get(plugins::list))
+        .route("/api/tasks", get(tasks::list).post(tasks::submit))
+        .route("/api/tasks/{id}", get(tasks::show))
+        .route("/api/tasks/{id}/cancel", post(tasks::cancel))
+        .route("/api/tasks/{id}/retry", post(tasks::retry))
+        .route("/api/workflows/gate", get(workflows::gate))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&shared), guard::guard))
+        .with_state(shared)
+}
+
+async fn unknown_path(uri: Uri) -> ApiError {
+    ApiError::UnknownPath(query::shortened(uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed {
+        method: query::shortened(method.as_str()),
+        path: query::shortened(uri.path()),
+    }
+}

@@ -1,0 +1,240 @@
+//! Everything that the API may answer instead of what was asked, in one shape:
+//! `{ "error": { "code", "message", "hint"? } }`.
+//!
+//! **Invariant:** what a database or a file system said is logged here, once,
+//! and never sent.
+
+use std::fmt::Display;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::body::BodyError;
+use super::guard::Denied;
+use super::query::QueryError;
+use crate::artifacts::ArtifactError;
+use crate::ids::{MessageId, TraceId};
+use crate::intake::{IntakeError, RepeatError};
+use crate::payload::PayloadError;
+use crate::store::StoreError;
+use crate::task::Status;
+
+/// Seconds after which a database that is away is worth another try.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("there is nothing at `{0}`")]
+    UnknownPath(String),
+    #[error("`{path}` does not answer {method}")]
+    MethodNotAllowed { method: String, path: String },
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error("{0}")]
+    Id(String),
+    #[error("there is no task {0}")]
+    NoTask(MessageId),
+    #[error("the bus knows nothing of trace `{0}`")]
+    NoTrace(TraceId),
+    #[error("there is no such artifact")]
+    NoArtifact,
+    #[error("the range lies outside of the {bytes} bytes there are")]
+    RangeUnsatisfiable { bytes: u64 },
+    #[error("task {id} has ended already: it is {}", status.as_str())]
+    TaskEnded { id: MessageId, status: Status },
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    #[error(transparent)]
+    Repeat(#[from] RepeatError),
+    #[error("too many clients follow the events")]
+    TooManyStreams,
+    #[error("{}", told(.0))]
+    Store(#[from] StoreError),
+    #[error("artifacts are unavailable")]
+    ArtifactsUnavailable(String),
+}
+
+/// A store's failure without what only its operator should see.
+const fn told(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(_) => "the database is unavailable",
+        StoreError::Full(_) => "the database has no space left",
+        StoreError::Newer { .. } => "the database has a newer schema than this host knows",
+        StoreError::NotMigrated => "the database has no schema yet",
+        StoreError::Corrupt(_) => "the database is damaged",
+        StoreError::Inconsistent { .. } => "a row on the bus cannot be read",
+        StoreError::Refused(_) => "the database refused a statement",
+    }
+}
+
+impl From<ArtifactError> for ApiError {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            ArtifactError::InvalidPath(_) | ArtifactError::NotFound => Self::NoArtifact,
+            ArtifactError::TooLarge { .. } | ArtifactError::Unavailable(_) => {
+                Self::ArtifactsUnavailable(error.to_string())
+            }
+        }
+    }
+}
+
+impl ApiError {
+    pub(super) fn id(error: impl Display) -> Self {
+        Self::Id(error.to_string())
+    }
+
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownPath(_) | Self::NoTask(_) | Self::NoTrace(_) | Self::NoArtifact => {
+                StatusCode::NOT_FOUND
+            }
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Denied(denied) => denied.status(),
+            Self::Query(_) | Self::Id(_) => StatusCode::BAD_REQUEST,
+            Self::Body(error) => error.status(),
+            Self::RangeUnsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::TaskEnded { .. } | Self::Repeat(RepeatError::NotEnded(_)) => StatusCode::CONFLICT,
+            Self::Intake(IntakeError::Payload(PayloadError::TooLarge { .. })) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            Self::Intake(_) | Self::Repeat(RepeatError::Unusable { .. }) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::TooManyStreams
+            | Self::ArtifactsUnavailable(_)
+            | Self::Store(StoreError::Unavailable(_) | StoreError::Full(_)) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Store(
+                StoreError::Newer { .. }
+                | StoreError::NotMigrated
+                | StoreError::Corrupt(_)
+                | StoreError::Inconsistent { .. }
+                | StoreError::Refused(_),
+            ) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Stable and machine-readable.
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownPath(_) => "not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::Denied(denied) => denied.code(),
+            Self::Query(error) => error.code(),
+            Self::Body(error) => error.code(),
+            Self::Id(_) => "id_invalid",
+            Self::NoTask(_) => "task_not_found",
+            Self::NoTrace(_) => "trace_not_found",
+            Self::NoArtifact => "artifact_not_found",
+            Self::RangeUnsatisfiable { .. } => "range_unsatisfiable",
+            Self::TaskEnded { .. } => "task_ended",
+            Self::Intake(error) => error.code(),
+            Self::Repeat(RepeatError::NotEnded(_)) => "task_not_ended",
+            Self::Repeat(RepeatError::Unusable { .. }) => "task_unusable",
+            Self::TooManyStreams => "too_many_streams",
+            Self::ArtifactsUnavailable(_) => "artifacts_unavailable",
+            Self::Store(error) => match error {
+                StoreError::Unavailable(_) => "database_unavailable",
+                StoreError::Full(_) => "database_full",
+                StoreError::Newer { .. } | StoreError::NotMigrated => "database_schema",
+                StoreError::Corrupt(_) => "database_corrupt",
+                StoreError::Inconsistent { .. } => "row_inconsistent",
+                StoreError::Refused(_) => "database_refused",
+            },
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::UnknownPath(_) => "`GET /` lists what there is",
+            Self::Denied(denied) => denied.hint()?,
+            Self::Query(error) => return error.hint(),
+            Self::Body(error) => error.hint()?,
+            Self::Id(_) => "`GET /api/tasks?task_id=LABEL` finds tasks by their label",
+            Self::Intake(IntakeError::NobodyHandles { .. }) => {
+                "`GET /api/plugins` shows what each plugin handles, and why one did not load"
+            }
+            Self::TaskEnded { .. } => "`POST /api/tasks/ID/retry` repeats it as a new task",
+            Self::Repeat(RepeatError::NotEnded(_)) => "`POST /api/tasks/ID/cancel` ends it",
+            Self::Store(error) => error.hint(),
+            Self::MethodNotAllowed { .. }
+            | Self::NoTask(_)
+            | Self::NoTrace(_)
+            | Self::NoArtifact
+            | Self::RangeUnsatisfiable { .. }
+            | Self::Intake(_)
+            | Self::Repeat(RepeatError::Unusable { .. })
+            | Self::TooManyStreams
+            | Self::ArtifactsUnavailable(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// What is not sent is logged.
+    fn log(&self) {
+        match self {
+            Self::Store(error) => {
+                tracing::error!(code = self.code(), "the API cannot answer: {error}");
+            }
+            Self::ArtifactsUnavailable(cause) => {
+                tracing::error!(code = self.code(), "the API cannot answer: {cause}");
+            }
+            _ => {}
+        }
+    }
+
+    fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
+        match self {
+            Self::Denied(Denied::TokenMissing | Denied::WrongToken) => Some((
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"cogo-host\""),
+            )),
+            Self::Denied(Denied::TooManyFailures { left }) => {
+                Some((header::RETRY_AFTER, HeaderValue::from(left.as_secs() + 1)))
+            }
+            Self::RangeUnsatisfiable { bytes } => {
+                let value = HeaderValue::try_from(format!("bytes */{bytes}")).ok()?;
+                Some((header::CONTENT_RANGE, value))
+            }
+            _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                Some((header::RETRY_AFTER, RETRY_AFTER))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Answer {
+            error: Shown,
+        }
+        #[derive(Serialize)]
+        struct Shown {
+            code: &'static str,
+            message: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            hint: Option<String>,
+        }
+
+        self.log();
+        let error = Shown {
+            code: self.code(),
+            message: self.to_string(),
+            hint: self.hint(),
+        };
+        let mut response = (self.status(), Json(Answer { error })).into_response();
+        if let Some((name, value)) = self.header() {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}

@@ -1,0 +1,123 @@
+//! What the API asks of the host around it, and the shapes in which it shows
+//! the answers. The composition root implements [`HostFacts`]; nothing here
+//! knows how plugins are loaded or where flags are kept.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::attempt::{Kind, PluginVersion};
+use crate::ids::{Digest, PluginName};
+use crate::route::{Policy, RouteKey, RoutePlugins};
+use crate::selection::{HoldReason, Why};
+use crate::stage::Stage;
+
+/// Answers from what the host knows at that moment, without waiting.
+pub trait HostFacts: Send + Sync + 'static {
+    fn stage(&self) -> Stage;
+
+    /// Whether this runs under `CI=true`.
+    fn ci(&self) -> bool;
+
+    /// `ENABLE_COGO_WORKER`.
+    fn flag(&self) -> FlagView;
+
+    /// The routes that some plugin handles: what may be submitted.
+    fn handled(&self) -> Vec<RouteKey>;
+
+    fn policy(&self, route: &RouteKey) -> Policy;
+
+    /// The routes that are configured or handled, with what would run now.
+    fn routes(&self) -> Vec<RouteView>;
+
+    fn plugins(&self) -> Vec<PluginView>;
+
+    /// What readiness depends on besides the database, the plugins and the
+    /// drain, which the API checks itself.
+    fn readiness(&self) -> Vec<ReadinessCheck>;
+}
+
+/// A flag and how it was set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FlagView {
+    pub name: String,
+    /// `None` leaves it to stage and policy.
+    pub value: Option<bool>,
+    /// Where the value came from, such as `environment` or `default`.
+    pub origin: String,
+}
+
+/// A route and the executor that a task would get now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteView {
+    pub route: RouteKey,
+    pub policy: Policy,
+    /// Absent where no plugin is known for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugins: Option<RoutePlugins>,
+    /// Whether this host claims its tasks.
+    pub served: bool,
+    #[serde(flatten)]
+    pub now: ExecutorNow,
+}
+
+/// What would happen to a task of the route now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ExecutorNow {
+    /// This plugin version would run it.
+    Runs { executor: PluginVersion, why: Why },
+    /// It would wait.
+    Held { reason: HoldReason },
+    /// The plugin that should run it is not there.
+    Missing { problem: String },
+}
+
+/// A plugin as the host knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PluginView {
+    pub name: PluginName,
+    pub source: PluginSource,
+    /// Absent while no version of it could be loaded.
+    pub serving: Option<ServingView>,
+    /// Why the latest version that was found does not serve.
+    pub last_error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PluginSource {
+    /// Embedded in the host.
+    Bundled,
+    /// A file in the plugins directory.
+    File { path: PathBuf },
+}
+
+/// The version of a plugin that new attempts get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServingView {
+    pub version: String,
+    pub digest: Digest,
+    pub kind: Kind,
+    pub handles: Vec<RouteKey>,
+    pub profile: Profile,
+}
+
+/// What is linked into a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// The executor world, outbound HTTP, clocks.
+    Minimal,
+    /// All of WASI Preview 2, with nothing behind it.
+    Wasi,
+}
+
+/// One line of `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReadinessCheck {
+    pub name: String,
+    pub ok: bool,
+    /// What was found, for people.
+    pub detail: String,
+}

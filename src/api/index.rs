@@ -1,0 +1,35 @@
+//! `/`: what there is to ask.
+
+use axum::Json;
+use axum::extract::RawQuery;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::query::Params;
+
+pub(super) async fn show(RawQuery(query): RawQuery) -> Result<Json<Value>, ApiError> {
+    Params::read(query.as_deref(), &[])?;
+    Ok(Json(json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "paths": [
+            "GET /api/events?trace=&type=&after=",
+            "GET /api/integration/status",
+            "GET /api/metrics/bus/events?trace=&type=&since_min=&limit=",
+            "GET /api/metrics/bus/latency?service=&role=&since_min=",
+            "GET /api/metrics/orchestrator/decision-quality?since_min=",
+            "GET /api/metrics/trace/{trace}",
+            "GET /api/plugins",
+            "GET /api/tasks?status=&route=&trace=&task_id=&limit=",
+            "POST /api/tasks",
+            "GET /api/tasks/{id}",
+            "POST /api/tasks/{id}/cancel",
+            "POST /api/tasks/{id}/retry",
+            "GET /api/workflows/gate?trace=&window_min=&require_real=",
+            "GET /artifacts/{task}/{path}",
+            "GET /healthz",
+            "GET /metrics",
+            "GET /readyz",
+        ],
+    })))
+}

@@ -1,0 +1,181 @@
+//! `/metrics`: what can be told truly at the moment of asking, in the text
+//! format of Prometheus.
+//!
+//! Labels never carry task ids, URLs or digests of versions that no longer
+//! serve, so the number of series stays small.
+//!
+//! Source: Prometheus documentation, "Exposition formats", version 0.0.4.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Shared;
+use crate::store::Depth;
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Requests answered since the start, by class of status.
+#[derive(Default)]
+pub(super) struct Answered([AtomicU64; 5]);
+
+impl Answered {
+    pub(super) fn count(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).wrapping_sub(1);
+        if let Some(counter) = self.0.get(class) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(super) async fn expose(State(shared): State<Arc<Shared>>) -> Response {
+    let depth = match shared.store().depth().await {
+        Ok(depth) => Some(depth),
+        Err(error) => {
+            tracing::warn!(%error, "metrics go without the depth of the bus");
+            None
+        }
+    };
+    let text = render(&shared, depth.as_ref());
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+fn render(shared: &Shared, depth: Option<&Depth>) -> String {
+    let mut page = Page::default();
+    let (facts, bus) = (&shared.api.facts, &shared.api.bus);
+    let stage = facts.stage();
+    page.family(
+        "cogo_build_info",
+        "gauge",
+        "The build that runs, and its stage.",
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    page.sample(
+        "cogo_build_info",
+        &[("version", version), ("stage", stage.as_str())],
+        1,
+    );
+
+    page.family("cogo_bus_up", "gauge", "Whether the database answered.");
+    page.sample("cogo_bus_up", &[], u64::from(depth.is_some()));
+    if let Some(depth) = depth {
+        page.depth(depth);
+    }
+
+    page.family(
+        "cogo_attempts_in_flight",
+        "gauge",
+        "Attempts that run on this host.",
+    );
+    page.sample("cogo_attempts_in_flight", &[], bus.in_flight() as u64);
+    page.family("cogo_draining", "gauge", "Whether the host claims no more.");
+    page.sample("cogo_draining", &[], u64::from(bus.is_draining()));
+
+    page.family(
+        "cogo_plugin_info",
+        "gauge",
+        "The version of each plugin that serves.",
+    );
+    let plugins = facts.plugins();
+    for plugin in &plugins {
+        if let Some(serving) = &plugin.serving {
+            let digest = serving.digest.to_string();
+            let labels = [
+                ("plugin", plugin.name.as_str()),
+                ("version", &serving.version),
+                ("digest", &digest),
+                ("stage", stage.as_str()),
+            ];
+            page.sample("cogo_plugin_info", &labels, 1);
+        }
+    }
+    page.family(
+        "cogo_plugin_load_failed",
+        "gauge",
+        "Whether the latest version found of a plugin could not be loaded.",
+    );
+    for plugin in &plugins {
+        let failed = u64::from(plugin.last_error.is_some());
+        page.sample(
+            "cogo_plugin_load_failed",
+            &[("plugin", plugin.name.as_str())],
+            failed,
+        );
+    }
+
+    page.family(
+        "cogo_http_requests_total",
+        "counter",
+        "Requests that the API answered, by class of status.",
+    );
+    for (class, counter) in CLASSES.iter().zip(&shared.answered.0) {
+        let count = counter.load(Ordering::Relaxed);
+        page.sample("cogo_http_requests_total", &[("class", class)], count);
+    }
+    page.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.0.push_str(name);
+        for (at, (label, text)) in labels.iter().enumerate() {
+            self.0.push(if at == 0 { '{' } else { ',' });
+            let _ = write!(self.0, "{label}=\"{}\"", escaped(text));
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    fn depth(&mut self, depth: &Depth) {
+        self.family("cogo_queue_depth", "gauge", "Tasks on the bus, by status.");
+        let states = [
+            ("queued", depth.queued),
+            ("claimed", depth.claimed),
+            ("done", depth.done),
+            ("failed", depth.failed),
+        ];
+        for (state, tasks) in states {
+            self.sample("cogo_queue_depth", &[("state", state)], tasks);
+        }
+        self.family(
+            "cogo_queue_oldest_age_seconds",
+            "gauge",
+            "For how long the oldest task that is due has waited; 0 if none is.",
+        );
+        let seconds = depth.oldest_due_ms.unwrap_or(0) as f64 / 1000.0;
+        self.sample("cogo_queue_oldest_age_seconds", &[], seconds);
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_values_cannot_break_out() {
+        let mut page = Page::default();
+        page.sample("m", &[("a", "x\"} 1\nevil \\"), ("b", "")], 2);
+        assert_eq!(page.0, "m{a=\"x\\\"} 1\\nevil \\\\\",b=\"\"} 2\n");
+    }
+}
