@@ -33,9 +33,9 @@ use tokio_util::task::TaskTracker;
 use crate::attempt::{Executor, Fence, Progress, StopReason};
 use crate::ids::{HolderId, MessageId};
 use crate::retry::RetryPolicy;
-use crate::routing::Routing;
+use crate::routing::{Routing, ServedRoute};
 use crate::stage::Stage;
-use crate::store::{Retention, Store};
+use crate::store::{Retention, Store, Want};
 use flight::Flight;
 use settler::Settler;
 
@@ -204,6 +204,18 @@ pub fn start(
         }
     });
     Ok(BusHandle { shared, finished })
+}
+
+/// The routes by themselves, for questions that take no task.
+fn wants(served: &[ServedRoute]) -> Vec<Want> {
+    let want = |route: &ServedRoute| Want {
+        key: route.key.clone(),
+        shard: route.shard,
+        tenant: route.tenant.clone(),
+        limit: 1,
+        reclaim_foreign_after: None,
+    };
+    served.iter().map(want).collect()
 }
 
 /// Lets what runs finish, then asks it to give way, and waits until all of it

@@ -10,7 +10,7 @@ mod layers;
 mod parse;
 mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -25,6 +25,7 @@ use crate::ids::{Digest, PluginName};
 use crate::retry::RetryPolicy;
 use crate::route::{Policy, RouteKey, RoutePlugins};
 use crate::stage::Stage;
+use crate::store::BusUrl;
 
 /// A mistake in the configuration: where it is, what is wrong, what would be
 /// right.
@@ -55,10 +56,14 @@ impl ConfigError {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub stage: Stage,
-    pub bus: BusLocation,
+    pub bus: BusUrl,
     /// Where the host keeps what is its own: the embedded bus, artifacts, the
     /// cache of compiled plugins.
     pub state_dir: PathBuf,
+    /// Compiled plugins; shared by installations that trust each other.
+    pub cache_dir: PathBuf,
+    /// Whether this runs under continuous integration.
+    pub ci: bool,
     pub holder_id: String,
     /// `ENABLE_COGO_WORKER`, for required routes.
     pub flag: Flag,
@@ -80,24 +85,6 @@ pub struct Config {
     pub artifacts_base: Option<String>,
     pub listen: Listen,
     pub gate: GateConfig,
-}
-
-/// Which database carries the bus.
-#[derive(Clone, PartialEq, Eq)]
-pub enum BusLocation {
-    /// The embedded default, below the state directory.
-    Embedded,
-    /// `sqlite://…` or `postgres://…`, which may hold a password.
-    Url(String),
-}
-
-impl fmt::Debug for BusLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Embedded => "Embedded",
-            Self::Url(_) => "Url(..)",
-        })
-    }
 }
 
 /// A flag and where it was set.
@@ -159,10 +146,9 @@ impl RouteConfig {
 /// One `[plugin.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PluginConfig {
-    /// Values that the plugin may read.
+    /// Values that the plugin may read; those that `config_env` names are
+    /// taken from the host's environment.
     pub config: BTreeMap<String, String>,
-    /// Names whose values the plugin may read from the host's environment.
-    pub config_env: BTreeSet<String>,
     /// Origins that the plugin may call.
     pub allow: Vec<String>,
     pub kind: Option<Kind>,
@@ -182,8 +168,6 @@ pub struct LimitsConfig {
 pub struct Listen {
     pub bind: IpAddr,
     pub port: u16,
-    /// The port was asked for, so another one will not do.
-    pub port_is_fixed: bool,
     /// One `name:token` a line.
     pub token_file: Option<PathBuf>,
     pub token: Option<Secret>,

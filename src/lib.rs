@@ -36,15 +36,19 @@ pub mod intake;
 pub mod payload;
 pub mod report;
 pub mod retry;
+pub mod routing;
 pub mod selection;
 pub mod task;
 
-pub mod routing;
 pub mod plugin;
 pub mod store;
-pub mod trace;
 
 pub mod bus;
 pub mod packaging;
+pub mod trace;
 
 pub mod api;
+
+pub mod cli;
+pub mod host;
+pub mod telemetry;

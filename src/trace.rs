@@ -69,7 +69,8 @@ pub struct AttemptView {
     pub version: Option<String>,
     pub digest: Option<Digest>,
     pub kind: Option<String>,
-    pub stage: String,
+    /// Unknown where the holder vanished.
+    pub stage: Option<String>,
     pub why: Option<Value>,
     pub claimed_at: Option<DateTime<Utc>>,
     pub ended_at: DateTime<Utc>,

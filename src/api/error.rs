@@ -67,6 +67,8 @@ const fn told(error: &StoreError) -> &'static str {
         StoreError::Full(_) => "the database has no space left",
         StoreError::Newer { .. } => "the database has a newer schema than this host knows",
         StoreError::NotMigrated => "the database has no schema yet",
+        StoreError::Missing(_) => "the database is gone",
+        StoreError::ReadOnly(_) => "the database cannot be written",
         StoreError::Corrupt(_) => "the database is damaged",
         StoreError::Inconsistent { .. } => "a row on the bus cannot be read",
         StoreError::Refused(_) => "the database refused a statement",
@@ -114,6 +116,8 @@ impl ApiError {
             Self::Store(
                 StoreError::Newer { .. }
                 | StoreError::NotMigrated
+                | StoreError::Missing(_)
+                | StoreError::ReadOnly(_)
                 | StoreError::Corrupt(_)
                 | StoreError::Inconsistent { .. }
                 | StoreError::Refused(_),
@@ -144,6 +148,8 @@ impl ApiError {
                 StoreError::Unavailable(_) => "database_unavailable",
                 StoreError::Full(_) => "database_full",
                 StoreError::Newer { .. } | StoreError::NotMigrated => "database_schema",
+                StoreError::Missing(_) => "database_missing",
+                StoreError::ReadOnly(_) => "database_read_only",
                 StoreError::Corrupt(_) => "database_corrupt",
                 StoreError::Inconsistent { .. } => "row_inconsistent",
                 StoreError::Refused(_) => "database_refused",

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Shared, flight};
+use super::{Shared, flight, wants};
 use crate::ids::PluginName;
 use crate::route::RouteKey;
 use crate::routing::ServedRoute;
@@ -218,17 +218,7 @@ async fn pause(shared: &Shared, served: &[ServedRoute], had_room: bool) -> Optio
         // A place that comes free is announced through the same wake-up.
         return Some(poll);
     }
-    let wants: Vec<Want> = served
-        .iter()
-        .map(|route| Want {
-            key: route.key.clone(),
-            shard: route.shard,
-            tenant: route.tenant.clone(),
-            limit: 1,
-            reclaim_foreign_after: None,
-        })
-        .collect();
-    match shared.store.next_due(&wants).await {
+    match shared.store.next_due(&wants(served)).await {
         Ok(None) if settings.until_idle && shared.flights.lock().is_empty() => None,
         Ok(Some(due)) => Some(due.clamp(Duration::from_millis(1), poll)),
         // Idle, or away: either way the poll finds out.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::{Shared, wants};
 use crate::store::StoreError;
 
 /// Small enough not to hold a lock for long, large enough to catch up.
@@ -58,7 +58,8 @@ async fn sweep(shared: &Shared) -> Result<(), StoreError> {
             break;
         }
     }
-    while shared.store.expire(PAGE).await?.len() == PAGE as usize {}
+    let served = wants(&shared.routing.served());
+    while shared.store.expire(&served, PAGE).await?.len() == PAGE as usize {}
     if found {
         shared.wake.notify_one();
     }

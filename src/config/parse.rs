@@ -8,8 +8,7 @@ use std::time::Duration;
 use super::layers::{Layers, Origin, Value, nearest, quoted};
 use super::settings::{SETTINGS, Setting};
 use super::{
-    BusLocation, Config, ConfigError, Flag, GateConfig, Listen, PluginConfig, RouteConfig, Secret,
-    Served,
+    Config, ConfigError, Flag, GateConfig, Listen, PluginConfig, RouteConfig, Secret, Served,
 };
 use crate::attempt::Kind;
 use crate::gate::Thresholds;
@@ -17,6 +16,7 @@ use crate::ids::PluginName;
 use crate::retry::RetryPolicy;
 use crate::route::{Policy, RouteKey};
 use crate::stage::Stage;
+use crate::store::{BusUrl, InvalidBusUrl};
 
 impl Config {
     /// Understands all layers.
@@ -29,7 +29,12 @@ impl Config {
         Ok(Self {
             stage,
             bus: read.bus()?,
-            state_dir: PathBuf::from(read.text("state_dir")?.unwrap_or_default()),
+            cache_dir: match read.text("cache_dir")? {
+                Some(dir) => PathBuf::from(dir),
+                None => read.state_dir()?.join("cache"),
+            },
+            ci: layers.environment("CI") == Some("true"),
+            state_dir: read.state_dir()?,
             holder_id: read.holder_id()?,
             flag: read.flag()?,
             served: read.served(stage)?,
@@ -136,16 +141,17 @@ impl Reader<'_> {
         Ok(Duration::from_millis(ms))
     }
 
-    fn bus(&self) -> Result<BusLocation, ConfigError> {
+    fn state_dir(&self) -> Result<PathBuf, ConfigError> {
+        self.required("state_dir")
+    }
+
+    fn bus(&self) -> Result<BusUrl, ConfigError> {
         if let Some(value) = self.value("database_url")? {
-            let known = ["sqlite:", "postgres://", "postgresql://"];
-            if known.iter().any(|scheme| value.text.starts_with(scheme)) {
-                return Ok(BusLocation::Url(value.text));
-            }
             // The value may hold a password, so it is not repeated.
-            let problem = "`database_url` is of no kind that is known";
-            return Err(ConfigError::new(value.origin.to_string(), problem)
-                .hint("expected `sqlite://FILE` or `postgres://USER@HOST/DATABASE`"));
+            return value.text.parse().map_err(|cause: InvalidBusUrl| {
+                let problem = format!("`database_url`: {cause}");
+                ConfigError::new(value.origin.to_string(), problem)
+            });
         }
         for key in ["supabase_url", "supabase_service_role_key"] {
             if let Some(value) = self.value(key)? {
@@ -157,7 +163,7 @@ impl Reader<'_> {
                 ));
             }
         }
-        Ok(BusLocation::Embedded)
+        Ok(BusUrl::Sqlite(self.state_dir()?.join("bus.db")))
     }
 
     fn holder_id(&self) -> Result<String, ConfigError> {
@@ -209,12 +215,10 @@ impl Reader<'_> {
     }
 
     fn listen(&self) -> Result<Listen, ConfigError> {
-        let port = self.value("port")?;
         let names = self.text("host_names")?.unwrap_or_default();
         Ok(Listen {
             bind: self.required("bind")?,
             port: self.number("port", 0, u16::MAX)?,
-            port_is_fixed: port.is_some_and(|value| value.origin != Origin::Default),
             token_file: self.text("host_token_file")?.map(PathBuf::from),
             token: self.text("host_token")?.map(Secret::new),
             names: names
@@ -260,7 +264,16 @@ impl Reader<'_> {
             let plugin: PluginName = name
                 .parse()
                 .map_err(|e: crate::ids::InvalidId| wrong(&key, &value, &e.to_string()))?;
-            plugin_field(plugins.entry(plugin).or_default(), &field, &key, &value)?;
+            let entry = plugins.entry(plugin).or_default();
+            if field == "config_env" {
+                for name in value.text.lines() {
+                    if let Some(set) = self.layers.environment(name) {
+                        entry.config.insert(name.to_owned(), set.to_owned());
+                    }
+                }
+            } else {
+                plugin_field(entry, &field, &key, &value)?;
+            }
         }
         Ok(plugins)
     }
@@ -366,10 +379,8 @@ fn plugin_field(
     key: &str,
     value: &Value,
 ) -> Result<(), ConfigError> {
-    let lines = || value.text.lines().map(str::to_owned);
     match field {
-        "config_env" => plugin.config_env = lines().collect(),
-        "allow" => plugin.allow = lines().collect(),
+        "allow" => plugin.allow = value.text.lines().map(str::to_owned).collect(),
         "kind" => {
             plugin.kind = Some(match value.text.as_str() {
                 "real" => Kind::Real,

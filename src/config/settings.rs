@@ -73,6 +73,12 @@ pub const SETTINGS: &[Setting] = &[
         "the host's own directory",
     ),
     setting(
+        "cache_dir",
+        "COGO_CACHE_DIR",
+        None,
+        "compiled plugins; unset: below the state directory",
+    ),
+    setting(
         "enable_cogo_worker",
         "ENABLE_COGO_WORKER",
         None,

@@ -29,7 +29,7 @@ fn refusal(layers: &Layers) -> String {
 fn nothing_set_is_development_on_the_embedded_bus() {
     let config = Config::from_layers(&layers(&[])).unwrap();
     assert_eq!(config.stage, Stage::Development);
-    assert_eq!(config.bus, BusLocation::Embedded);
+    assert_eq!(config.bus.to_string(), "sqlite://.cogo/bus.db");
     assert_eq!(config.flag.value, None);
     assert_eq!(config.served, Served::Handled);
     assert_eq!(config.worker_timeout, Duration::from_secs(60));
@@ -118,7 +118,7 @@ fn mistakes_name_place_cause_and_fix() {
         ),
         (
             layers(&[("DATABASE_URL", "mysql://u:hunter2@h/d")]),
-            "expected `sqlite://FILE`",
+            "`sqlite://PATH`",
         ),
         (layers(&[("HOLDER_ID", "a:b")]), "without a colon"),
         (

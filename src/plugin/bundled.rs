@@ -16,7 +16,18 @@ struct Bundled {
     kind: Kind,
 }
 
-const BUNDLED: [Bundled; 0] = [];
+const BUNDLED: [Bundled; 2] = [
+    Bundled {
+        name: "mock",
+        bytes: include_bytes!("../../plugins/prebuilt/mock.wasm"),
+        kind: Kind::Mock,
+    },
+    Bundled {
+        name: "cogo-worker",
+        bytes: include_bytes!("../../plugins/prebuilt/cogo-worker.wasm"),
+        kind: Kind::Real,
+    },
+];
 
 /// The bundled plugins, ready to be loaded.
 pub fn candidates() -> impl Iterator<Item = Candidate> {

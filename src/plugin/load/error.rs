@@ -9,6 +9,7 @@ use crate::plugin::egress::InvalidGrant;
 use crate::plugin::engine::EngineError;
 use crate::plugin::text;
 use crate::plugin::world::{Difference, FileKind};
+use crate::stage::Stage;
 
 use super::MAX_BYTES;
 
@@ -46,6 +47,8 @@ pub enum LoadCause {
     Unreadable(String),
     #[error("its digest is {found}, but the operator pinned {pin}")]
     NotPinned { pin: Digest, found: Digest },
+    #[error("{stage} runs only plugins whose digest the operator pinned")]
+    Unpinned { stage: Stage, digest: Digest },
     #[error("it is no component: {0}")]
     NotComponent(NotComponent),
     #[error("the file is damaged at byte {offset}: {cause}")]
@@ -92,6 +95,7 @@ impl LoadCause {
             Self::TooLarge { .. } => "P101",
             Self::Unreadable(_) => "P102",
             Self::NotPinned { .. } => "P103",
+            Self::Unpinned { .. } => "P104",
             Self::NotComponent(_) => "P110",
             Self::Damaged { .. } => "P111",
             Self::World(_) => "P120",
@@ -116,6 +120,9 @@ impl LoadCause {
             Self::Unreadable(_) => "check the file's permissions, and that it is a regular file",
             Self::NotPinned { found, .. } => {
                 return format!("if this version is meant to run, set `digest = \"{found}\"`");
+            }
+            Self::Unpinned { digest, .. } => {
+                return format!("if this version is meant to run, set `digest = \"{digest}\"`");
             }
             Self::NotComponent(what) => what.cure(),
             Self::Damaged { .. } => {

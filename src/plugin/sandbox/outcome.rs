@@ -268,7 +268,7 @@ mod tests {
         let Report::Custom { value } = custom(r#"{"a\u0000":["\u0000"]}"#).unwrap().report else {
             panic!("expected a custom report");
         };
-        assert_eq!(Value::Object(value).to_string().contains("\\u0000"), false);
+        assert!(!Value::Object(value).to_string().contains("\\u0000"));
     }
 
     #[test]

@@ -1,0 +1,201 @@
+//! The command line: what was typed, turned into calls of the library.
+//!
+//! Every command takes `--json`, prints its answer on stdout and everything
+//! else on stderr, and ends with one of the codes of [`output::Exit`]. `anyhow`
+//! is allowed here and in `main`, nowhere else.
+
+mod client;
+mod connection;
+mod demo;
+mod gate;
+mod migrate;
+mod output;
+mod plugin;
+mod run;
+mod settings;
+mod submit;
+mod task;
+mod trace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Layers};
+use crate::telemetry::{self, Verbosity};
+use output::{Exit, Failure, Outcome, Output};
+
+/// Runs executor plugins, sandboxed WebAssembly components, for the COGO job bus.
+#[derive(Parser)]
+#[command(
+    name = "cogo-host",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 ok, 1 negative (task or gate failed), 2 usage or configuration,\n3 inconclusive, 4 not found, 5 denied, 6 unavailable, 7 internal."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Print one JSON object instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Read settings from this file; it goes before the environment.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the embedded bus, artifacts and caches live.
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// What to log on stderr, in the syntax of RUST_LOG.
+    #[arg(long, global = true, value_name = "FILTER", env = "COGO_LOG")]
+    log_filter: Option<String>,
+    /// Log more.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Log errors only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the host: claim tasks, execute them, serve the API.
+    Run(run::RunArgs),
+    /// Show the whole path: a host, the example worker, a real build-test.
+    Demo(demo::DemoArgs),
+    /// Put a task on the bus.
+    Submit(submit::SubmitArgs),
+    /// Look at tasks, cancel and repeat them.
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Show everything that happened to a trace.
+    Trace(trace::TraceArgs),
+    /// Judge what the bus recorded.
+    Gate(gate::GateArgs),
+    /// Work with plugins.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// Bring the database's schema up to date.
+    Migrate(migrate::MigrateArgs),
+    /// Show and check settings.
+    #[command(subcommand)]
+    Config(settings::ConfigCommand),
+    /// Compile one component; the host starts this with limits.
+    #[command(hide = true)]
+    CompileComponent { digest: String },
+}
+
+/// What every command gets.
+struct Context {
+    layers: Layers,
+    output: Output,
+}
+
+impl Context {
+    fn config(&self) -> Outcome<Config> {
+        Ok(Config::from_layers(&self.layers)?)
+    }
+}
+
+/// Parses the arguments, runs the command, reports its failure.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version end with 0, mistakes with 2, by clap's own rule.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                Exit::Ok.into()
+            };
+        }
+    };
+    let output = Output {
+        json: cli.global.json,
+    };
+    if let Command::CompileComponent { digest } = &cli.command {
+        return crate::plugin::compile::child_main(digest);
+    }
+    match execute(cli, output) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn execute(cli: Cli, output: Output) -> Outcome {
+    let verbosity = match (&cli.command, cli.global.quiet, cli.global.verbose) {
+        (_, true, _) => Verbosity::Quiet,
+        (_, _, true) => Verbosity::Debug,
+        (Command::Run(_), false, false) => Verbosity::Host,
+        _ => Verbosity::Command,
+    };
+    telemetry::install(cli.global.log_filter.as_deref(), verbosity)
+        .map_err(|error| Failure::new(Exit::Usage, "log_filter_invalid", error))?;
+    let context = Context {
+        layers: layers(&cli.global)?,
+        output,
+    };
+    match cli.command {
+        Command::Run(args) => run::run(context, args),
+        Command::Demo(args) => demo::demo(context, args),
+        Command::Submit(args) => on_runtime(submit::submit(context, args)),
+        Command::Task(command) => on_runtime(task::task(context, command)),
+        Command::Trace(args) => on_runtime(trace::trace(context, args)),
+        Command::Gate(args) => on_runtime(gate::gate(context, args)),
+        Command::Plugin(command) => plugin::plugin(context, command),
+        Command::Migrate(args) => on_runtime(migrate::migrate(context, args)),
+        Command::Config(command) => settings::config(&context, &command),
+        // Answered before there was anything to log.
+        Command::CompileComponent { .. } => Ok(Exit::Internal),
+    }
+}
+
+fn layers(global: &Global) -> Outcome<Layers> {
+    let mut layers = Layers::new(environment());
+    layers.read_project(std::path::Path::new("cogo.toml"))?;
+    if let Some(file) = &global.config {
+        layers.read_explicit(file)?;
+    }
+    if let Some(dir) = &global.state_dir {
+        layers.set_flag("state_dir", "state-dir", dir.to_string_lossy());
+    }
+    Ok(layers)
+}
+
+/// The environment; a variable that is no UTF-8 can hold no setting.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        Some((name, value.into_string().ok()?))
+    })
+}
+
+/// Runs a command that ends by itself; the host makes its own runtimes.
+fn on_runtime(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::new)?;
+    runtime.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

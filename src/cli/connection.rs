@@ -1,0 +1,182 @@
+//! How a command reaches the bus: straight to the database, or through the
+//! API of the host that owns it.
+//!
+//! A SQLite file has one writer process. While a host holds it, commands write
+//! through that host's API; reads may always open the file.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::output::{Exit, Failure, Outcome};
+use crate::config::Config;
+use crate::host::Host;
+use crate::ids::{MessageId, TraceId};
+use crate::intake::{self, IntakeError, RepeatError, Submission};
+use crate::route::{KnownRole, RouteKey};
+use crate::store::{self, BusUrl, Cancelled, OpenMode, Store};
+use crate::task::Enqueued;
+
+/// The bus, as a command uses it.
+pub struct Connection {
+    pub store: Arc<dyn Store>,
+    /// The host that owns the file, if one does.
+    pub host: Option<Client>,
+    served: Vec<RouteKey>,
+}
+
+/// A task that was put on the bus.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Submitted {
+    pub id: MessageId,
+    #[serde(default)]
+    pub task_id: Option<String>,
+    pub trace_id: TraceId,
+    #[serde(default)]
+    pub existing: bool,
+}
+
+impl Connection {
+    /// Opens the bus for reading only.
+    pub async fn read(config: &Config) -> Outcome<Self> {
+        Self::open(config, OpenMode::ReadOnly).await
+    }
+
+    /// Opens the bus for reading and writing; the embedded one is made where
+    /// there is none.
+    pub async fn write(config: &Config) -> Outcome<Self> {
+        Self::open(config, OpenMode::Create).await
+    }
+
+    /// The bus of a host in this process.
+    pub fn to_host(config: &Config, host: &Host) -> Outcome<Self> {
+        let token = config.listen.token.clone();
+        Ok(Self {
+            store: host.store(),
+            host: Some(Client::new(host.api_url(), token)?),
+            served: Vec::new(),
+        })
+    }
+
+    async fn open(config: &Config, mode: OpenMode) -> Outcome<Self> {
+        let host = match owner(config)? {
+            Some(api) => Some(Client::new(&api, config.listen.token.clone())?),
+            None => None,
+        };
+        // With a host on the file, this process only reads it.
+        let mode = if host.is_some() {
+            OpenMode::ReadOnly
+        } else {
+            mode
+        };
+        let store = store::open(&config.bus, mode).await?;
+        if mode == OpenMode::Create && matches!(config.bus, BusUrl::Sqlite(_)) {
+            store.migrate(false).await?;
+        } else {
+            store.check_schema().await?;
+        }
+        let known = KnownRole::ALL.into_iter().map(KnownRole::key);
+        let mut served: Vec<RouteKey> = config.routes.keys().cloned().chain(known).collect();
+        served.sort();
+        served.dedup();
+        Ok(Self {
+            store,
+            host,
+            served,
+        })
+    }
+
+    pub async fn submit(&self, submission: Value) -> Outcome<Submitted> {
+        if let Some(host) = &self.host {
+            return host.post("/api/tasks", &submission).await;
+        }
+        let submission: Submission = serde_json::from_value(submission)
+            .map_err(|error| Failure::new(Exit::Usage, "submission_invalid", error))?;
+        let task = submission.accept(&self.served).map_err(refused)?;
+        self.enqueue(task).await
+    }
+
+    async fn enqueue(&self, task: crate::task::NewTask) -> Outcome<Submitted> {
+        let enqueued = self.store.enqueue(std::slice::from_ref(&task)).await?;
+        let existing = matches!(enqueued.first(), Some(Enqueued::Existing(_)));
+        Ok(Submitted {
+            id: enqueued.first().map_or(task.id, |enqueued| enqueued.id()),
+            task_id: task.task_id,
+            trace_id: task.trace_id,
+            existing,
+        })
+    }
+
+    pub async fn cancel(&self, id: MessageId, actor: &str) -> Outcome<Value> {
+        if let Some(host) = &self.host {
+            return host
+                .post(&format!("/api/tasks/{id}/cancel"), &json!({}))
+                .await;
+        }
+        match self.store.cancel(id, actor).await? {
+            None => Err(no_task(id)),
+            Some(Cancelled::Ended(status)) => Err(Failure::message(
+                Exit::Negative,
+                "task_ended",
+                format!("task {id} is `{}` already", status.as_str()),
+            )),
+            Some(cancelled) => Ok(json!({ "id": id, "cancelled": cancelled })),
+        }
+    }
+
+    pub async fn repeat(&self, id: MessageId) -> Outcome<Submitted> {
+        if let Some(host) = &self.host {
+            return host
+                .post(&format!("/api/tasks/{id}/retry"), &json!({}))
+                .await;
+        }
+        let row = self.store.task(id).await?.ok_or_else(|| no_task(id))?;
+        let task = intake::repeat(&row).map_err(|error| {
+            let exit = match error {
+                RepeatError::NotEnded(_) => Exit::Negative,
+                RepeatError::Unusable { .. } => Exit::Usage,
+            };
+            Failure::new(exit, "task_not_repeatable", error)
+        })?;
+        self.enqueue(task).await
+    }
+}
+
+pub fn no_task(id: MessageId) -> Failure {
+    Failure::message(
+        Exit::NotFound,
+        "task_unknown",
+        format!("there is no task {id}"),
+    )
+    .hint("`cogo-host task list` shows what is on the bus")
+}
+
+fn refused(error: IntakeError) -> Failure {
+    let exit = match error {
+        IntakeError::NobodyHandles { .. } => Exit::NotFound,
+        _ => Exit::Usage,
+    };
+    let code = error.code();
+    let unknown = matches!(error, IntakeError::NobodyHandles { .. });
+    let failure = Failure::new(exit, code, error);
+    if unknown {
+        failure.hint("name one of these routes, or add a `[route.\"SERVICE/ROLE\"]` with its plugin to cogo.toml")
+    } else {
+        failure
+    }
+}
+
+/// Where the host that owns a SQLite bus listens.
+fn owner(config: &Config) -> Outcome<Option<String>> {
+    let BusUrl::Sqlite(path) = &config.bus else {
+        return Ok(None);
+    };
+    match store::read_owner(path) {
+        Ok(owner) => Ok(owner.and_then(|owner| owner.api)),
+        Err(error) => {
+            let error = anyhow::Error::new(error).context("cannot tell who owns the bus");
+            Err(Failure::new(Exit::Unavailable, "bus_unavailable", error))
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! `gate`: judges a trace or a window, for people, CI and reports.
+
+use clap::{Args, ValueEnum};
+use comfy_table::{Table, presets};
+use serde_json::json;
+
+use super::Context;
+use super::connection::Connection;
+use super::output::{Exit, Outcome};
+use crate::config::Config;
+use crate::gate::{Check, Comparison, GateReport, Scope, Unit, Verdict};
+use crate::ids::TraceId;
+use crate::route::{Policy, RouteKey};
+use crate::stage::Stage;
+use crate::trace::{self, Judging};
+
+#[derive(Args)]
+pub struct GateArgs {
+    /// Judge one trace.
+    #[arg(long, conflicts_with = "window_min")]
+    trace: Option<TraceId>,
+    /// Judge what ended in the last minutes; the default is WINDOW_MIN.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=527_040))]
+    window_min: Option<u32>,
+    /// Results of required routes must come from the real executor. Always so
+    /// in staging, in production and with CI=true.
+    #[arg(long)]
+    require_real: bool,
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+    Junit,
+    Markdown,
+}
+
+pub async fn gate(context: Context, args: GateArgs) -> Outcome {
+    let config = context.config()?;
+    let scope = match args.trace {
+        Some(trace) => Scope::Trace(trace),
+        None => Scope::Window {
+            minutes: args.window_min.unwrap_or(config.gate.window_min),
+        },
+    };
+    let require_real = requires_real(&config, args.require_real);
+    let connection = Connection::read(&config).await?;
+    let policy = |route: &_| config.policy(route);
+    let judging = judging(&config, &policy, require_real);
+    let report = trace::judge(&*connection.store, &scope, &judging).await?;
+    let data = json!({ "scope": described(&scope), "report": report });
+    let mut output = context.output;
+    output.json |= args.format == Format::Json;
+    output.answer("gate", &data, || match args.format {
+        Format::Table | Format::Json => table(&report, &scope),
+        Format::Junit => junit(&report),
+        Format::Markdown => markdown(&report, &scope),
+    })?;
+    Ok(exit(report.verdict))
+}
+
+/// How the configuration has gates judge.
+pub fn judging<'a>(
+    config: &'a Config,
+    policy: &'a (dyn Fn(&RouteKey) -> Policy + Send + Sync),
+    require_real: bool,
+) -> Judging<'a> {
+    Judging {
+        thresholds: &config.gate.thresholds,
+        require_real,
+        policy,
+    }
+}
+
+/// Whether results must be real: where asked, in CI, and beyond development.
+pub fn requires_real(config: &Config, asked: bool) -> bool {
+    asked || config.ci || config.stage != Stage::Development
+}
+
+pub const fn exit(verdict: Verdict) -> Exit {
+    match verdict {
+        Verdict::Pass => Exit::Ok,
+        Verdict::Fail => Exit::Negative,
+        Verdict::Inconclusive => Exit::Inconclusive,
+    }
+}
+
+fn described(scope: &Scope) -> String {
+    match scope {
+        Scope::Trace(trace) => format!("trace {trace}"),
+        Scope::Window { minutes } => format!("the last {minutes} minutes"),
+    }
+}
+
+/// The verdict first, then each check with value, threshold and sample size.
+pub fn table(report: &GateReport, scope: &Scope) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    for check in &report.checks {
+        table.add_row([
+            format!("  {} {}", mark(check.verdict), check.name),
+            check.verdict.to_string(),
+            value(check),
+            limit(check),
+            format!("n={}", check.n),
+            check.note.clone().unwrap_or_default(),
+        ]);
+    }
+    format!(
+        "gate over {}: {}\n{}",
+        described(scope),
+        report.verdict,
+        table.trim_fmt()
+    )
+}
+
+const fn mark(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "✓",
+        Verdict::Fail => "✗",
+        Verdict::Inconclusive => "?",
+    }
+}
+
+fn value(check: &Check) -> String {
+    check
+        .value
+        .map_or_else(|| "no data".to_owned(), |value| unit(value, check.unit))
+}
+
+fn limit(check: &Check) -> String {
+    let sign = match check.comparison {
+        Comparison::AtMost => "≤",
+        Comparison::AtLeast => "≥",
+    };
+    format!("{sign} {}", unit(check.threshold, check.unit))
+}
+
+fn unit(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Share => format!("{:.1} %", value * 100.0),
+        Unit::Percent => format!("{value:.1} %"),
+        Unit::Milliseconds => format!("{value:.0} ms"),
+        Unit::Count => format!("{value:.0}"),
+    }
+}
+
+fn markdown(report: &GateReport, scope: &Scope) -> String {
+    let mut text = format!("**Gate over {}: {}**\n\n", described(scope), report.verdict);
+    text += "| check | verdict | value | threshold | n | note |\n| --- | --- | ---: | ---: | ---: | --- |\n";
+    for check in &report.checks {
+        text += &format!(
+            "| {} | {} {} | {} | {} | {} | {} |\n",
+            check.name,
+            mark(check.verdict),
+            check.verdict,
+            value(check),
+            limit(check),
+            check.n,
+            check.note.as_deref().unwrap_or_default(),
+        );
+    }
+    text
+}
+
+/// One suite, one case a check; an inconclusive check is an error, since no
+/// data never passes.
+fn junit(report: &GateReport) -> String {
+    let count = |verdict| {
+        report
+            .checks
+            .iter()
+            .filter(|c| c.verdict == verdict)
+            .count()
+    };
+    let mut text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n  <testsuite name=\"gate\" tests=\"{}\" failures=\"{}\" errors=\"{}\">\n",
+        report.checks.len(),
+        count(Verdict::Fail),
+        count(Verdict::Inconclusive),
+    );
+    for check in &report.checks {
+        let said = format!(
+            "{} {}, n={}; {}",
+            value(check),
+            limit(check),
+            check.n,
+            check.note.as_deref().unwrap_or_default()
+        );
+        let said = xml(&said);
+        text += &match check.verdict {
+            Verdict::Pass => {
+                format!(
+                    "    <testcase classname=\"gate\" name=\"{}\"/>\n",
+                    check.name
+                )
+            }
+            Verdict::Fail => format!(
+                "    <testcase classname=\"gate\" name=\"{}\"><failure message=\"{said}\"/></testcase>\n",
+                check.name
+            ),
+            Verdict::Inconclusive => format!(
+                "    <testcase classname=\"gate\" name=\"{}\"><error message=\"{said}\"/></testcase>\n",
+                check.name
+            ),
+        };
+    }
+    text + "  </testsuite>\n</testsuites>"
+}
+
+fn xml(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}

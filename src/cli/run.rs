@@ -1,0 +1,146 @@
+//! `run`: the host until a signal, or until nothing is left to do.
+
+use clap::Args;
+use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::output::{Exit, Failure, Outcome};
+use super::{Config, Context};
+use crate::host::{Host, HostError, PluginsError};
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// End once nothing waits and nothing runs.
+    #[arg(long)]
+    until_idle: bool,
+    /// Port of the API; 0 takes a free one.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Attempts at once on this host.
+    #[arg(long)]
+    concurrency: Option<u32>,
+}
+
+/// How a host is run besides its configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostOptions {
+    pub until_idle: bool,
+}
+
+pub fn run(mut context: Context, args: RunArgs) -> Outcome {
+    if let Some(port) = args.port {
+        context.layers.set_flag("port", "port", port.to_string());
+    }
+    if let Some(concurrency) = args.concurrency {
+        let text = concurrency.to_string();
+        context.layers.set_flag("concurrency", "concurrency", text);
+    }
+    let config = context.config()?;
+    let options = HostOptions {
+        until_idle: args.until_idle,
+    };
+    let output = context.output;
+    on_host(&config, options, async |host| {
+        let ready = json!({ "api": host.api_url(), "holder": host.holder().as_str() });
+        // One line, so that whoever started the host can wait for it.
+        output.line("ready", &ready, || {
+            format!("cogo-host serves {}", host.api_url())
+        })?;
+        until_signal(host).await;
+        Ok(Exit::Ok)
+    })
+}
+
+/// Runs a host around `work`, and drains it afterwards.
+pub fn on_host(
+    config: &Config,
+    options: HostOptions,
+    work: impl AsyncFnOnce(&Host) -> Outcome,
+) -> Outcome {
+    with_guests(config, async |guests| {
+        let host = Host::start(config, options.until_idle, guests).await?;
+        let outcome = work(&host).await;
+        host.stop().await;
+        outcome
+    })
+}
+
+/// Does `work` with a runtime for guests at hand.
+pub fn with_guests<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Handle) -> Outcome<T>,
+) -> Outcome<T> {
+    let io = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("cogo-io")
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::new)?;
+    // Guests have threads of their own, so that one that never yields cannot
+    // hold up a heartbeat.
+    let guests = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.guest_threads)
+        .thread_name("cogo-guest")
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::new)?;
+    let outcome = io.block_on(work(guests.handle()));
+    // A guest that is stuck in a host call must not hold up the end.
+    guests.shutdown_background();
+    io.shutdown_background();
+    outcome
+}
+
+/// Until the bus has ended by itself, or a signal asks for a drain. A second
+/// signal ends the process at once.
+pub async fn until_signal(host: &Host) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::error!("cannot listen for signals; only `kill -9` ends this host");
+        return host.bus().finished().await;
+    };
+    tokio::select! {
+        () = host.bus().finished() => return,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(
+        in_flight = host.bus().in_flight(),
+        "draining; a second signal ends at once"
+    );
+    tokio::spawn(async move {
+        let code = tokio::select! {
+            _ = terminate.recv() => 143,
+            _ = interrupt.recv() => 130,
+        };
+        tracing::warn!("ending at once; leases of running attempts will expire and be rescued");
+        std::process::exit(code);
+    });
+}
+
+impl From<PluginsError> for Failure {
+    fn from(error: PluginsError) -> Self {
+        HostError::from(error).into()
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        let (exit, code) = match error {
+            HostError::Config(error) => return error.into(),
+            HostError::Store(error) => return error.into(),
+            HostError::Owned(_) => (Exit::Unavailable, "bus_owned"),
+            HostError::Listen { .. } => (Exit::Unavailable, "port_unavailable"),
+            HostError::NotLoopback(_) => (Exit::Usage, "token_missing"),
+            HostError::TokenFile { .. } | HostError::Tokens(_) => (Exit::Usage, "token_unusable"),
+            HostError::Plugins(_) => (Exit::Usage, "plugins_unusable"),
+            HostError::StateDir { .. } => (Exit::Usage, "state_dir_unusable"),
+            HostError::Settings(_) => (Exit::Usage, "config_invalid"),
+        };
+        let hint = error.hint();
+        Self::new(exit, code, error).hint(hint)
+    }
+}

@@ -1,0 +1,73 @@
+//! `config show` and `config validate`.
+
+use clap::Subcommand;
+use comfy_table::{Table, presets};
+
+use super::output::{Exit, Outcome};
+use super::{Config, Context};
+use crate::config::{ShownSetting, show};
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting that is set, with its value.
+    Show {
+        /// Also print where each value comes from, and what it shadows.
+        #[arg(long)]
+        origin: bool,
+        /// Print the settings that are left at their default, too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Check all settings without starting anything.
+    Validate,
+}
+
+pub fn config(context: &Context, command: &ConfigCommand) -> Outcome {
+    match command {
+        ConfigCommand::Show { origin, all } => {
+            let settings = show(&context.layers);
+            context
+                .output
+                .answer("config", &settings, || table(&settings, *origin, *all))?;
+            // Shown even if wrong, so that the mistake can be seen.
+            Config::from_layers(&context.layers)?;
+        }
+        ConfigCommand::Validate => {
+            let config = context.config()?;
+            let data = serde_json::json!({ "stage": config.stage });
+            context.output.answer("config-validate", &data, || {
+                format!("the configuration is valid; stage {}", config.stage)
+            })?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn table(settings: &[ShownSetting], with_origin: bool, all: bool) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    for setting in settings {
+        let is_set = setting.origin != crate::config::Origin::Default;
+        let worth_showing = is_set || all || (with_origin && setting.value.is_some());
+        if !worth_showing {
+            continue;
+        }
+        let value = setting.value.as_deref().unwrap_or("(unset)");
+        let mut row = vec![setting.key.clone(), value.replace('\n', ", ")];
+        if with_origin {
+            let shadowed: Vec<String> = setting.shadowed.iter().map(ToString::to_string).collect();
+            row.push(if shadowed.is_empty() {
+                setting.origin.to_string()
+            } else {
+                format!("{} (shadows {})", setting.origin, shadowed.join(", "))
+            });
+        } else {
+            row.push(setting.help.to_owned());
+        }
+        table.add_row(row);
+    }
+    if table.row_iter().next().is_none() {
+        return "nothing is set; `cogo-host config show --all` lists the defaults".to_owned();
+    }
+    table.trim_fmt()
+}

@@ -1,0 +1,354 @@
+//! The host, put together: store, plugins, routes, bus and API, in the order in
+//! which a mistake shows earliest.
+//!
+//! The composition root. It decides nothing about tasks; whoever needs a
+//! decision finds it in [`crate::selection`], [`crate::gate`] or
+//! [`crate::task`].
+
+mod facts;
+mod plugins;
+mod routes;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api, Auth, HostNames, InvalidTokens, NoTokens, Tokens};
+use crate::artifacts::local::LocalArtifacts;
+use crate::bus::{self, BusHandle, BusSettings};
+use crate::config::{Config, ConfigError};
+use crate::ids::HolderId;
+use crate::plugin::catalog::Catalog;
+use crate::plugin::sandbox::{Runtimes, Sandbox};
+use crate::stage::Stage;
+use crate::store::{
+    self, BusUrl, HostBeat, OpenMode, OwnerLock, OwnershipError, Retention, Store, StoreError,
+};
+use facts::Facts;
+pub use plugins::PluginsError;
+pub use plugins::{load as load_plugins, loader as plugin_loader};
+pub use routes::{LoadedPlugin, LoadedPlugins, RouteEntry, RouteTable};
+
+/// How often the host shows itself on the bus.
+const BEAT: Duration = Duration::from_secs(10);
+/// How long a guest may take to give way; the sandbox cuts it a little earlier.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Why the host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Owned(#[from] OwnershipError),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    NotLoopback(#[from] NoTokens),
+    #[error("`{}`", path.display())]
+    TokenFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Tokens(#[from] InvalidTokens),
+    #[error(transparent)]
+    Plugins(#[from] PluginsError),
+    #[error("the state directory `{}` cannot be used", path.display())]
+    StateDir {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Settings(#[from] bus::InvalidSettings),
+}
+
+impl HostError {
+    /// What the operator can do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Config(error) => error.hint.clone().unwrap_or_default(),
+            Self::Store(error) => error.hint().to_owned(),
+            Self::Owned(_) => "stop that host, use its API, or give this one another bus with DATABASE_URL or --state-dir".to_owned(),
+            Self::Listen { .. } => "choose another port with PORT or --port; 0 takes a free one".to_owned(),
+            Self::NotLoopback(_) => "set COGO_HOST_TOKEN or COGO_HOST_TOKEN_FILE, or bind to 127.0.0.1".to_owned(),
+            Self::TokenFile { .. } => "COGO_HOST_TOKEN_FILE names a readable file of `name:token` lines".to_owned(),
+            Self::Tokens(_) => "expected one `name:token` a line, the token at least 16 visible ASCII characters".to_owned(),
+            Self::Plugins(error) => error.hint(),
+            Self::StateDir { .. } => "choose another with --state-dir or COGO_STATE_DIR".to_owned(),
+            Self::Settings(_) => "correct the setting; `cogo-host config show --origin` tells where it is".to_owned(),
+        }
+    }
+}
+
+/// A running host.
+pub struct Host {
+    store: Arc<dyn Store>,
+    bus: BusHandle,
+    api_url: String,
+    ending: CancellationToken,
+    background: Vec<JoinHandle<()>>,
+    // Released last: another host may open the file only after this one let go.
+    _owner: Option<OwnerLock>,
+}
+
+impl Host {
+    /// Starts everything on the current runtime, guests on theirs.
+    ///
+    /// # Errors
+    /// [`HostError`] names what cannot work, before anything is claimed.
+    pub async fn start(
+        config: &Config,
+        until_idle: bool,
+        guests: &Handle,
+    ) -> Result<Self, HostError> {
+        make_state_dir(&config.state_dir)?;
+        let owner = own(&config.bus)?;
+        let store = open_store(&config.bus).await?;
+        let catalog = plugins::load(config, guests).await?;
+        let routes = Arc::new(RouteTable::build(config, Arc::clone(&catalog) as _)?);
+        let auth = auth(config)?;
+        let listener = listen(config).await?;
+        let address = listener.local_addr().map_err(|source| HostError::Listen {
+            address: asked_address(config),
+            source,
+        })?;
+        let api_url = format!("http://{}", reachable(address));
+        let artifacts = artifacts(config, &api_url, &store);
+        let holder = HolderId::generate(&config.holder_id);
+        let sandbox = sandbox(Arc::clone(&catalog), guests, &artifacts);
+        let bus = bus::start(
+            Arc::clone(&store),
+            Arc::new(sandbox),
+            Arc::clone(&routes) as _,
+            holder,
+            bus_settings(config, until_idle),
+        )?;
+        let facts = Facts::new(config, catalog, routes);
+        let api = Api {
+            store: Arc::clone(&store),
+            artifacts,
+            bus: bus.clone(),
+            facts: Arc::new(facts),
+            thresholds: config.gate.thresholds,
+            window_min: config.gate.window_min,
+            auth,
+            hosts: HostNames::new(config.listen.bind, config.listen.names.clone()),
+        };
+        let ending = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, api::router(api), ending.clone()));
+        if let Some(owner) = &owner {
+            owner.publish(&api_url)?;
+        }
+        let beating = tokio::spawn(beat(
+            Arc::clone(&store),
+            bus.clone(),
+            config.holder_id.clone(),
+            config.stage,
+            api_url.clone(),
+            ending.clone(),
+        ));
+        tracing::info!(
+            api = %api_url,
+            bus = %config.bus,
+            stage = %config.stage,
+            holder = %bus.holder(),
+            "serving {api_url}"
+        );
+        Ok(Self {
+            store,
+            bus,
+            api_url,
+            ending,
+            background: vec![serving, beating],
+            _owner: owner,
+        })
+    }
+
+    pub const fn bus(&self) -> &BusHandle {
+        &self.bus
+    }
+
+    /// The bus's database, for reading.
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+
+    pub fn holder(&self) -> &HolderId {
+        self.bus.holder()
+    }
+
+    /// Where the API listens, as `http://address:port`.
+    pub fn api_url(&self) -> &str {
+        &self.api_url
+    }
+
+    /// Drains, then closes everything. The API answers until the drain is over.
+    pub async fn stop(self) {
+        self.bus.drain();
+        self.bus.finished().await;
+        self.ending.cancel();
+        for task in self.background {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a part of the host broke");
+            }
+        }
+        if let Err(error) = self.store.leave(self.bus.holder()).await {
+            tracing::debug!(%error, "cannot take this host off the bus's list");
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "the database did not close cleanly");
+        }
+    }
+}
+
+fn make_state_dir(path: &Path) -> Result<(), HostError> {
+    std::fs::create_dir_all(path).map_err(|source| HostError::StateDir {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn own(bus: &BusUrl) -> Result<Option<OwnerLock>, HostError> {
+    match bus {
+        BusUrl::Sqlite(path) => Ok(Some(OwnerLock::acquire(path)?)),
+        BusUrl::Postgres(_) => Ok(None),
+    }
+}
+
+/// The embedded bus is brought up to date at once: this process owns it. A
+/// shared one is migrated by command.
+async fn open_store(bus: &BusUrl) -> Result<Arc<dyn Store>, StoreError> {
+    let store = store::open(bus, OpenMode::Create).await?;
+    match bus {
+        BusUrl::Sqlite(_) => {
+            store.migrate(false).await?;
+        }
+        BusUrl::Postgres(_) => store.check_schema().await?,
+    }
+    Ok(store)
+}
+
+fn auth(config: &Config) -> Result<Auth, HostError> {
+    let listen = &config.listen;
+    let mut lines = String::new();
+    if let Some(path) = &listen.token_file {
+        lines = std::fs::read_to_string(path).map_err(|source| HostError::TokenFile {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    if let Some(token) = &listen.token {
+        lines.push('\n');
+        lines.push_str(token.expose());
+    }
+    let tokens = Tokens::parse(&lines)?;
+    let writes_need_token = config.stage != Stage::Development;
+    Ok(Auth::for_bind(listen.bind, writes_need_token, tokens)?)
+}
+
+fn asked_address(config: &Config) -> SocketAddr {
+    SocketAddr::new(config.listen.bind, config.listen.port)
+}
+
+async fn listen(config: &Config) -> Result<TcpListener, HostError> {
+    let address = asked_address(config);
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| HostError::Listen { address, source })
+}
+
+/// An address that says "all of them" is reached over loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), v4.port())
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), v6.port())
+        }
+        other => other,
+    }
+}
+
+fn artifacts(config: &Config, api_url: &str, store: &Arc<dyn Store>) -> LocalArtifacts {
+    let base = match &config.artifacts_base {
+        Some(base) => base.clone(),
+        None => format!("{api_url}/artifacts"),
+    };
+    LocalArtifacts::new(config.state_dir.join("artifacts"), &base, Arc::clone(store))
+}
+
+fn sandbox(catalog: Arc<Catalog>, guests: &Handle, artifacts: &LocalArtifacts) -> Sandbox {
+    let runtimes = Runtimes {
+        guest: guests.clone(),
+        io: Handle::current(),
+    };
+    Sandbox::new(catalog, runtimes, Arc::new(artifacts.clone()))
+}
+
+fn bus_settings(config: &Config, until_idle: bool) -> BusSettings {
+    let days = |days: u32| Duration::from_secs(u64::from(days) * 24 * 3600);
+    BusSettings {
+        stage: config.stage,
+        concurrency: config.concurrency,
+        lease: config.lease,
+        poll: config.poll,
+        retry: config.retry,
+        drain: config.drain,
+        stop_grace: STOP_GRACE,
+        retention: Retention {
+            tasks: config.retention_days.map(days),
+            events: config.audit_retention_days.map(days),
+            batch: 500,
+        },
+        until_idle,
+    }
+}
+
+async fn serve(listener: TcpListener, router: axum::Router, ending: CancellationToken) {
+    if let Err(error) = api::serve(listener, router, ending).await {
+        tracing::error!(%error, "the API ended");
+    }
+}
+
+/// Shows this host on the bus until it ends.
+async fn beat(
+    store: Arc<dyn Store>,
+    bus: BusHandle,
+    name: String,
+    stage: Stage,
+    api: String,
+    ending: CancellationToken,
+) {
+    let host = HostBeat {
+        holder: bus.holder(),
+        name: &name,
+        stage,
+        version: env!("CARGO_PKG_VERSION"),
+        api: Some(&api),
+    };
+    loop {
+        if let Err(error) = store.beat(&host).await {
+            tracing::debug!(%error, "cannot show this host on the bus");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BEAT) => {}
+            () = ending.cancelled() => return,
+        }
+    }
+}
