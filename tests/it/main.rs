@@ -3,3 +3,5 @@
 mod bundled_plugins;
 mod guest;
 mod sandbox;
+mod support;
+mod whole_path;

@@ -1,0 +1,3 @@
+//! What the tests share: processes, databases, checks.
+
+pub mod process;
