@@ -84,7 +84,7 @@ impl Shared {
         self.api.facts.stage() != Stage::Development || self.api.facts.ci()
     }
 
-    /// Runs `ask` with how a scope is judged here.
+    /// Which results of a route a gate counts.
     fn policy(&self) -> impl Fn(&RouteKey) -> Policy + Send + Sync + '_ {
         |route| self.api.facts.policy(route)
     }
@@ -102,7 +102,8 @@ impl Shared {
     }
 }
 
-/// The whole API as a service; [`serve`] puts it on a socket.
+/// The whole API as a service. Only [`serve`] can put it on a socket: it tells
+/// handlers who asks and when to end.
 pub fn router(api: Api) -> Router {
     let shared = Arc::new(Shared {
         api,

@@ -119,7 +119,7 @@ pub(super) async fn guard(
     next: Next,
 ) -> Response {
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
+    let path = shortened(request.uri().path());
     let mut response = match admit(&shared, &request) {
         Ok(actor) => {
             request.extensions_mut().insert(actor);
