@@ -1,0 +1,266 @@
+//! The host around the API, as these tests need it: an executor that does what
+//! the payload says, one plugin for one pair of routes, and facts about both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cogo_host::api::{
+    ExecutorNow, FlagView, HostFacts, PluginSource, PluginView, Profile, ReadinessCheck, RouteView,
+    ServingView,
+};
+use cogo_host::artifacts::Artifacts as _;
+use cogo_host::artifacts::local::LocalArtifacts;
+use cogo_host::attempt::{
+    Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Kind, LogLevel, LogLine,
+    Measured, PluginVersion, Problem, Progress, Span, StagedArtifact, StopReason,
+};
+use cogo_host::ids::{Digest, MessageId};
+use cogo_host::report::{Outcome, Report};
+use cogo_host::route::{Policy, RouteKey, RoutePlugins};
+use cogo_host::routing::{Assigned, Routing, ServedRoute, Unassigned};
+use cogo_host::selection::{Basis, Path, Why};
+use cogo_host::stage::Stage;
+use cogo_host::task::Claim;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+pub const ROUTE: &str = "code/build-test";
+
+fn plugin() -> PluginVersion {
+    PluginVersion {
+        name: "obedient".parse().unwrap(),
+        version: "1.2.3".to_owned(),
+        digest: Digest::of(b"obedient"),
+        kind: Kind::Mock,
+    }
+}
+
+fn why() -> Why {
+    Why {
+        path: Path::Only,
+        basis: Basis::OnlyPlugin,
+        fallback: false,
+        approval: None,
+        rollout: None,
+    }
+}
+
+/// Does what the payload's `do` says: `hang`, `fail`, or else a passed
+/// build-test with the payload's `files` as artifacts.
+pub struct Obedient {
+    pub artifacts: LocalArtifacts,
+    /// Hears of each attempt that hangs.
+    pub hanging: mpsc::UnboundedSender<MessageId>,
+}
+
+#[async_trait]
+impl Executor for Obedient {
+    async fn execute(&self, attempt: Attempt, control: AttemptControl) -> AttemptReport {
+        let payload: Value = serde_json::from_str(&attempt.payload).unwrap();
+        let end = match payload["do"].as_str() {
+            Some("hang") => self.hang(&attempt, control).await,
+            Some("fail") => {
+                AttemptEnd::Permanent(Problem::new("no_way", "told to fail", Blame::Guest))
+            }
+            _ => AttemptEnd::Completed(passed()),
+        };
+        AttemptReport {
+            end,
+            measured: measured(),
+            artifacts: self.stage(&payload["files"]).await,
+        }
+    }
+}
+
+impl Obedient {
+    async fn hang(&self, attempt: &Attempt, mut control: AttemptControl) -> AttemptEnd {
+        control.progress.send_replace(Some(Progress {
+            fraction: Some(0.5),
+            note: "half of it".to_owned(),
+        }));
+        let _ = self.hanging.send(attempt.fence.id);
+        let stop = control.stop.wait_for(Option::is_some).await;
+        let reason = stop.ok().and_then(|stop| *stop);
+        AttemptEnd::Stopped(reason.unwrap_or(StopReason::Draining))
+    }
+
+    async fn stage(&self, files: &Value) -> Vec<StagedArtifact> {
+        let mut staged = Vec::new();
+        for file in files.as_array().into_iter().flatten() {
+            let text = |name: &str| file[name].as_str().unwrap().to_owned();
+            let path = text("path").parse().unwrap();
+            let stage = self
+                .artifacts
+                .stage(path, text("type"), text("text").into());
+            staged.push(stage.await.unwrap());
+        }
+        staged
+    }
+}
+
+fn passed() -> Outcome {
+    Outcome {
+        report: Report::BuildTest {
+            passed: true,
+            tests: 3,
+            failures: 0,
+            duration_ms: 12,
+            report_url: None,
+        },
+        snippet: None,
+        url: None,
+        attributes: Vec::new(),
+    }
+}
+
+fn measured() -> Measured {
+    Measured {
+        run: Duration::from_millis(12),
+        peak_memory_bytes: 65_536,
+        outbound_requests: 1,
+        spans: vec![Span {
+            name: "http".to_owned(),
+            start_us: 100,
+            duration_us: 900,
+            fields: [("status".to_owned(), "200".to_owned())].into(),
+        }],
+        log: vec![LogLine {
+            at_us: 50,
+            level: LogLevel::Info,
+            message: "hello".to_owned(),
+        }],
+        ..Measured::default()
+    }
+}
+
+pub struct OnePlugin;
+
+impl Routing for OnePlugin {
+    fn served(&self) -> Vec<ServedRoute> {
+        vec![ServedRoute {
+            key: ROUTE.parse().unwrap(),
+            shard: None,
+            tenant: None,
+            concurrency: 4,
+            plugin: plugin().name,
+            plugin_concurrency: 4,
+            reclaim_foreign_after: None,
+        }]
+    }
+
+    fn assign(&self, _: &Claim, _: bool) -> Result<Assigned, Unassigned> {
+        Ok(Assigned {
+            plugin: plugin(),
+            why: why(),
+            deadline: Duration::from_secs(60),
+        })
+    }
+}
+
+/// What the host says of itself; a test may turn its readiness off.
+pub struct Facts {
+    pub stage: Stage,
+    pub ci: bool,
+    pub not_ready: Mutex<Option<String>>,
+}
+
+impl Facts {
+    pub fn new(stage: Stage) -> Arc<Self> {
+        Arc::new(Self {
+            stage,
+            ci: false,
+            not_ready: Mutex::default(),
+        })
+    }
+}
+
+impl HostFacts for Facts {
+    fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    fn ci(&self) -> bool {
+        self.ci
+    }
+
+    fn flag(&self) -> FlagView {
+        FlagView {
+            name: "ENABLE_COGO_WORKER".to_owned(),
+            value: None,
+            origin: "default".to_owned(),
+        }
+    }
+
+    fn handled(&self) -> Vec<RouteKey> {
+        vec![ROUTE.parse().unwrap()]
+    }
+
+    fn policy(&self, _: &RouteKey) -> Policy {
+        Policy::Required
+    }
+
+    fn routes(&self) -> Vec<RouteView> {
+        let route = |key: &str, served, now| RouteView {
+            route: key.parse().unwrap(),
+            policy: Policy::Required,
+            plugins: Some(RoutePlugins::Only(plugin().name)),
+            served,
+            now,
+        };
+        let runs = ExecutorNow::Runs {
+            executor: plugin(),
+            why: why(),
+        };
+        let missing = ExecutorNow::Missing {
+            problem: "no plugin handles it".to_owned(),
+        };
+        vec![
+            route(ROUTE, true, runs),
+            route("docs/render", false, missing),
+        ]
+    }
+
+    fn plugins(&self) -> Vec<PluginView> {
+        let PluginVersion {
+            name,
+            version,
+            digest,
+            kind,
+        } = plugin();
+        let broken = PluginView {
+            name: "broken".parse().unwrap(),
+            source: PluginSource::File {
+                path: "plugins/broken.wasm".into(),
+            },
+            serving: None,
+            last_error: Some("not a component".to_owned()),
+        };
+        let serving = ServingView {
+            version,
+            digest,
+            kind,
+            handles: self.handled(),
+            profile: Profile::Minimal,
+        };
+        vec![
+            PluginView {
+                name,
+                source: PluginSource::Bundled,
+                serving: Some(serving),
+                last_error: None,
+            },
+            broken,
+        ]
+    }
+
+    fn readiness(&self) -> Vec<ReadinessCheck> {
+        let problem = self.not_ready.lock().clone();
+        vec![ReadinessCheck {
+            name: "disk".to_owned(),
+            ok: problem.is_none(),
+            detail: problem.unwrap_or_else(|| "enough room".to_owned()),
+        }]
+    }
+}
