@@ -25,6 +25,7 @@ pub mod compile;
 pub mod egress;
 pub mod engine;
 pub mod host;
+pub mod inspect;
 mod journal;
 pub mod limits;
 pub mod load;

@@ -3,6 +3,8 @@
 //! They are committed as built components, and a check compares them with the
 //! sources they were built from. What counts as real work is known by digest.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 
 use crate::attempt::Kind;
@@ -29,6 +31,10 @@ const BUNDLED: [Bundled; 2] = [
     },
 ];
 
+/// The digests of the bundled plugins, computed once.
+static KINDS: LazyLock<[(Digest, Kind); 2]> =
+    LazyLock::new(|| BUNDLED.map(|bundled| (Digest::of(bundled.bytes), bundled.kind)));
+
 /// The bundled plugins, ready to be loaded.
 pub fn candidates() -> impl Iterator<Item = Candidate> {
     BUNDLED.iter().filter_map(|bundled| {
@@ -44,8 +50,6 @@ pub fn candidates() -> impl Iterator<Item = Candidate> {
 
 /// What a bundled component is, by its digest.
 pub fn kind_of(digest: Digest) -> Option<Kind> {
-    BUNDLED
-        .iter()
-        .find(|bundled| Digest::of(bundled.bytes) == digest)
-        .map(|bundled| bundled.kind)
+    let found = KINDS.iter().find(|(known, _)| *known == digest);
+    found.map(|(_, kind)| *kind)
 }

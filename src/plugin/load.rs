@@ -200,10 +200,7 @@ impl Admitted {
             FileKind::Component => {}
             other => return Err(LoadCause::NotComponent(other.into())),
         }
-        let outline = Outline::read(bytes).map_err(|cause| LoadCause::Damaged {
-            offset: cause.offset() as u64,
-            cause: cause.message().to_owned(),
-        })?;
+        let outline = Outline::read(bytes).map_err(|cause| LoadCause::damaged(&cause))?;
         let (profile, differences) = outline.compare();
         if !differences.is_empty() {
             return Err(LoadCause::World(differences));

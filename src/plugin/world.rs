@@ -90,8 +90,10 @@ pub struct Outline {
     pub source_digest: Option<String>,
 }
 
-/// The custom section in which a build leaves the digest of its sources.
-pub const SOURCE_DIGEST_SECTION: &str = "cogo-source-digest";
+/// The custom section in which a build leaves its stamp, and how that begins;
+/// the fourth line is the digest of the sources.
+const STAMP_SECTION: &str = "cogo:source";
+const STAMP_HEAD: &str = "cogo-source 1";
 
 impl Outline {
     /// Reads the outline of a component.
@@ -119,11 +121,9 @@ impl Outline {
                     }
                 }
                 Payload::CustomSection(section)
-                    if depth == 0 && section.name() == SOURCE_DIGEST_SECTION =>
+                    if depth == 0 && section.name() == STAMP_SECTION =>
                 {
-                    outline.source_digest = std::str::from_utf8(section.data())
-                        .ok()
-                        .map(|text| text.chars().take(100).collect());
+                    outline.source_digest = source_digest(section.data());
                 }
                 _ => {}
             }
@@ -153,6 +153,15 @@ impl Outline {
         }
         (profile, differences)
     }
+}
+
+fn source_digest(stamp: &[u8]) -> Option<String> {
+    let mut lines = std::str::from_utf8(stamp).ok()?.lines();
+    if lines.next() != Some(STAMP_HEAD) {
+        return None;
+    }
+    let digest = lines.nth(2)?;
+    Some(digest.chars().take(100).collect())
 }
 
 const fn widest(one: Profile, other: Profile) -> Profile {

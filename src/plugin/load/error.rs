@@ -82,6 +82,13 @@ pub enum LoadCause {
 }
 
 impl LoadCause {
+    pub(in crate::plugin) fn damaged(cause: &wasmparser::BinaryReaderError) -> Self {
+        Self::Damaged {
+            offset: cause.offset() as u64,
+            cause: text::cut(cause.message().to_owned(), 500),
+        }
+    }
+
     pub(super) fn host(cause: wasmtime::Error) -> Self {
         Self::Host(format!("{cause:#}"))
     }

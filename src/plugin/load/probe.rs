@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::LoadCause;
-use crate::plugin::bindings::ExecutorPluginPre;
 use crate::plugin::bindings::exports::cogo::executor::plugin::Descriptor;
+use crate::plugin::bindings::{ExecutorPlugin, ExecutorPluginPre};
 use crate::plugin::host::{State, StoreParts, new_store};
 use crate::plugin::journal::Journal;
 use crate::plugin::limits::{Limits, TimeBudget};
@@ -33,6 +33,12 @@ pub(super) async fn describe(
     }
 }
 
+/// Which step failed.
+enum Asking {
+    Linking(wasmtime::Error),
+    Running(wasmtime::Error),
+}
+
 async fn ask(pre: ExecutorPluginPre<State>, limits: Arc<Limits>) -> Result<Descriptor, LoadCause> {
     let deadline = DEADLINE.min(limits.deadline);
     let start = Instant::now();
@@ -47,18 +53,22 @@ async fn ask(pre: ExecutorPluginPre<State>, limits: Arc<Limits>) -> Result<Descr
     };
     let mut store = new_store(pre.engine(), parts);
     let call = async {
-        let plugin = pre.instantiate_async(&mut store).await?;
-        plugin
-            .cogo_executor_plugin()
-            .call_describe(&mut store)
-            .await
+        let instance = pre.instance_pre().instantiate_async(&mut store).await;
+        let instance = instance.map_err(Asking::Running)?;
+        // Compares the types of what is exported.
+        let plugin = ExecutorPlugin::new(&mut store, &instance).map_err(Asking::Linking)?;
+        let described = plugin.cogo_executor_plugin().call_describe(&mut store);
+        described.await.map_err(Asking::Running)
     };
     match tokio::time::timeout_at(budget.end.into(), call).await {
         Ok(Ok(descriptor)) => Ok(descriptor),
-        Ok(Err(cause)) if failure::is_interrupt(&cause) => {
+        Ok(Err(Asking::Linking(cause))) => Err(LoadCause::link(cause)),
+        Ok(Err(Asking::Running(cause))) if failure::is_interrupt(&cause) => {
             Err(LoadCause::DescribeTimedOut(deadline))
         }
-        Ok(Err(cause)) => Err(LoadCause::Describe(failure::explain(&cause, store.data()))),
+        Ok(Err(Asking::Running(cause))) => {
+            Err(LoadCause::Describe(failure::explain(&cause, store.data())))
+        }
         Err(_) => Err(LoadCause::DescribeTimedOut(deadline)),
     }
 }
