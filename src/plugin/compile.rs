@@ -31,6 +31,9 @@ pub use cache::{Cache, CacheError};
 /// How much of a failed child's complaint is kept, in bytes.
 const COMPLAINT_BYTES: u64 = 8 * 1024;
 
+/// The hidden subcommand of this program that calls [`child_main`].
+pub const SUBCOMMAND: &str = "compile-component";
+
 /// The exit code of a child that refuses the component, as opposed to crashing.
 const REFUSED: u8 = 3;
 
@@ -48,6 +51,19 @@ pub struct CompileLimits {
     pub memory_bytes: u64,
     pub cpu: Duration,
     pub wall: Duration,
+}
+
+impl CompileCommand {
+    /// This program itself.
+    ///
+    /// # Errors
+    /// When the operating system does not tell which file it is.
+    pub fn this_program() -> io::Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe()?,
+            args: vec![SUBCOMMAND.to_owned()],
+        })
+    }
 }
 
 impl Default for CompileLimits {
