@@ -7,7 +7,9 @@
 use std::path::PathBuf;
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
+use wit_parser::{PackageId, Resolve};
+
+pub mod fetch;
 
 /// Where the descriptor lies in the guest's memory.
 const DESCRIPTOR: u32 = 1024;
@@ -30,8 +32,10 @@ pub struct Guest {
     pub egress: Vec<String>,
     /// What `execute` returns at [`RESULT`].
     pub returns: Returns,
-    /// Imports and other items of the module.
+    /// Imports, and other items of the module.
     pub items: String,
+    /// Items behind the guest's own memory, which is the first one.
+    pub tail: String,
     /// The memory's limits, in pages.
     pub memory: String,
     /// The bodies of the exported functions.
@@ -95,6 +99,7 @@ impl Guest {
                 stdout: "ok".to_owned(),
             },
             items: String::new(),
+            tail: String::new(),
             memory: "2".to_owned(),
             describe: format!("(i32.const {DESCRIPTOR})"),
             execute: execute.to_owned(),
@@ -110,8 +115,18 @@ impl Guest {
         }
     }
 
+    pub fn with_execute(mut self, execute: &str) -> Self {
+        self.execute = execute.to_owned();
+        self
+    }
+
     pub fn items(mut self, items: &str) -> Self {
         self.items.push_str(items);
+        self
+    }
+
+    pub fn tail(mut self, tail: &str) -> Self {
+        self.tail.push_str(tail);
         self
     }
 
@@ -133,6 +148,7 @@ impl Guest {
             .collect();
         let Self {
             items,
+            tail,
             memory,
             describe,
             execute,
@@ -151,7 +167,8 @@ impl Guest {
                 (func (export "cogo:executor/plugin@0.1.0#describe") (result i32)
                     {describe})
                 (func $execute (export "cogo:executor/executor@0.1.0#execute") (param i32) (result i32)
-                    {execute}))"#,
+                    {execute})
+                {tail})"#,
             escaped(texts)
         )
     }
@@ -159,6 +176,13 @@ impl Guest {
     /// The guest as a component.
     pub fn component(&self) -> Vec<u8> {
         componentize(&self.text())
+    }
+
+    /// As [`Guest::component`] for a module that the encoder's validation would
+    /// refuse already.
+    pub fn component_unchecked(&self) -> Vec<u8> {
+        let (resolve, package) = contract();
+        componentize_with(&self.text(), &resolve, package, false)
     }
 
     fn lay_descriptor(&self, image: &mut Image) {
@@ -293,28 +317,34 @@ fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("\\{b:02x}")).collect()
 }
 
-/// Wraps a core module's text as a component of the contract's world.
-pub fn componentize(text: &str) -> Vec<u8> {
+fn contract() -> (Resolve, PackageId) {
     let mut resolve = Resolve::default();
     let wit = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("wit");
     let (package, _) = resolve.push_dir(&wit).expect("wit/ parses");
-    componentize_with(text, &resolve, package)
+    (resolve, package)
 }
 
-/// The same for the world of another version of the contract.
+/// Wraps a core module's text as a component of the contract's world.
+pub fn componentize(text: &str) -> Vec<u8> {
+    let (resolve, package) = contract();
+    componentize_with(text, &resolve, package, true)
+}
+
+/// The same for another world of the same name.
 pub fn componentize_as(text: &str, wit: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("other.wit", wit).expect("the WIT parses");
-    componentize_with(text, &resolve, package)
+    componentize_with(text, &resolve, package, true)
 }
 
-fn componentize_with(text: &str, resolve: &Resolve, package: wit_parser::PackageId) -> Vec<u8> {
+fn componentize_with(text: &str, resolve: &Resolve, package: PackageId, validate: bool) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let world = resolve
         .select_world(&[package], Some(WORLD))
         .expect("the world exists");
     embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8).unwrap();
     ComponentEncoder::default()
+        .validate(validate)
         .module(&module)
         .and_then(|mut encoder| encoder.encode())
         .unwrap_or_else(|e| panic!("{e:#}\n{text}"))

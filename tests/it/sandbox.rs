@@ -1,4 +1,12 @@
 //! The sandbox against guests that behave and guests that do not.
 
+mod bundled;
+mod compile;
 mod harness;
+mod inspect;
 mod limits;
+mod load;
+mod outbound;
+mod server;
+mod storm;
+mod talk;
