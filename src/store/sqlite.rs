@@ -357,11 +357,66 @@ impl Store for SqliteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::TraceId;
 
     #[test]
     fn durations_become_modifiers_within_what_sqlite_can_count() {
         assert_eq!(modifier(Duration::from_millis(1)), "+0.001 seconds");
         assert_eq!(modifier_back(Duration::from_secs(60)), "-60.000 seconds");
         assert_eq!(modifier(Duration::MAX), "+3153600000.000 seconds");
+    }
+
+    fn task() -> NewTask {
+        NewTask {
+            id: MessageId::generate(),
+            route: Route::of("docs/render".parse().unwrap()),
+            task_id: None,
+            trace_id: TraceId::generate(),
+            payload: serde_json::json!({ "text": "x".repeat(5000) }),
+            priority: 0,
+            max_attempts: None,
+            unique_key: None,
+            delay: Duration::ZERO,
+            repeats: None,
+        }
+    }
+
+    /// A store whose file may have so many pages: SQLite answers to that as it
+    /// does to a full disk.
+    async fn limited(path: &Path, pages: &'static str) -> SqliteStore {
+        let options = connection::writer_options(path, OpenMode::Create);
+        let options = options.pragma("max_page_count", pages);
+        let conn = options.connect().await.unwrap();
+        SqliteStore {
+            path: path.to_owned(),
+            writers: Writers::new(options, conn),
+            readers: connection::readers(path, OpenMode::Create),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_named_and_survived() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus.db");
+        let store = limited(&path, "100").await;
+        store.migrate(false).await.unwrap();
+        let mut accepted = 0;
+        let error = loop {
+            match store.enqueue(&[task(), task(), task()]).await {
+                Ok(answers) => accepted += answers.len() as u64,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, StoreError::Full(_)), "{error}");
+        assert!(error.is_transient());
+        assert!(error.to_string().contains("bus.db"), "{error}");
+        // All or nothing; reads go on, and smaller writes may.
+        assert_eq!(store.depth().await.unwrap().queued, accepted);
+        let again = store.enqueue(&[task(), task(), task()]).await;
+        assert!(matches!(again, Err(StoreError::Full(_))), "{again:?}");
+        store.close().await.unwrap();
+        let store = limited(&path, "10000").await;
+        store.enqueue(&[task()]).await.unwrap();
+        assert_eq!(store.depth().await.unwrap().queued, accepted + 1);
     }
 }

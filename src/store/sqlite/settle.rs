@@ -41,7 +41,7 @@ WHERE m.status = 'claimed'
 -- Only a row that was tampered with has ended an epoch before: a batch must not
 -- fail for it.
 ON CONFLICT DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_at
-RETURNING message_id";
+RETURNING message_id, lease_epoch";
 
 /// Who claimed a row and when stays with one that ended, for programs that
 /// read it; what waits again belongs to nobody.
@@ -241,12 +241,12 @@ pub(super) async fn settle(
     let mut writer = store.writers.acquire().await?;
     writer.begin().await?;
     let conn = writer.conn()?;
-    let mut held = insert_attempts(conn, holder, settlements, &first).await?;
+    let held = insert_attempts(conn, holder, settlements, &first).await?;
     let outcomes: Vec<Settled> = settlements
         .iter()
         .zip(&first)
         .map(
-            |(settlement, first)| match *first && held.remove(&settlement.fence.id) {
+            |(settlement, first)| match *first && held.contains(&settlement.fence) {
                 true => Settled::Applied,
                 false => Settled::LeaseLost,
             },
@@ -269,7 +269,7 @@ async fn insert_attempts(
     holder: &HolderId,
     settlements: &[Settlement],
     first: &[bool],
-) -> Step<HashSet<MessageId>> {
+) -> Step<HashSet<Fence>> {
     let chosen = settlements.iter().zip(first).filter(|(_, first)| **first);
     let ends: Vec<EndCells<'_>> = chosen
         .map(|(s, _)| EndCells::of(&s.fence, &s.attempt))
@@ -281,8 +281,15 @@ async fn insert_attempts(
         .await?;
     let held = rows
         .iter()
-        .map(|row| Cells::of("executor_attempts", row).parsed("message_id"));
+        .map(|row| fence_of(&Cells::of("executor_attempts", row), "message_id"));
     held.collect()
+}
+
+fn fence_of(cells: &Cells<'_>, id: &str) -> Step<Fence> {
+    Ok(Fence {
+        id: cells.parsed(id)?,
+        epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
+    })
 }
 
 fn part<'a>(
@@ -381,10 +388,7 @@ pub(super) async fn renew(
     let mut held = HashMap::with_capacity(rows.len());
     for row in &rows {
         let cells = Cells::of("agent_messages", row);
-        let fence = Fence {
-            id: cells.parsed("id")?,
-            epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
-        };
+        let fence = fence_of(&cells, "id")?;
         let renewal = match cells.flag("cancel_requested")? {
             true => Renewal::CancelRequested,
             false => Renewal::Held,

@@ -1,0 +1,36 @@
+//! The conformance suite: what a bus must do, whatever database is below.
+//!
+//! A case is an async function over a [`Bed`]; [`conformance`] makes one test
+//! of it for each backend, and after each the invariants are checked.
+
+use crate::support::bed::Bed;
+
+/// Expands cases for every backend.
+macro_rules! conformance {
+    ($($case:ident),+ $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    crate::store::run(crate::support::sqlite::bed().await, super::$case).await;
+                }
+            )+
+        }
+    };
+}
+
+mod claims;
+mod enqueues;
+mod foreign;
+mod histories;
+mod races;
+mod reads;
+mod settles;
+mod sqlite_file;
+mod sweeps;
+
+/// Runs one case and checks the invariants at its end.
+async fn run(bed: Bed, case: impl AsyncFnOnce(&Bed)) {
+    case(&bed).await;
+    bed.check().await;
+}
