@@ -1,9 +1,10 @@
 //! `plugin list|inspect|build`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use comfy_table::{Table, presets};
+use serde::Serialize;
 use serde_json::json;
 
 use super::output::{Exit, Failure, Outcome};
@@ -11,11 +12,21 @@ use super::{Context, run};
 use crate::host;
 use crate::packaging::{self, LockFile};
 use crate::plugin::catalog::Listed;
+use crate::plugin::inspect::{self, Inspection};
+use crate::plugin::limits::Limits;
+use crate::plugin::load::{Candidate, Descriptor, LoadError, Settings};
 
 #[derive(Subcommand)]
 pub enum PluginCommand {
     /// List the plugins that a host with these settings loads.
     List,
+    /// Show what a component is, imports and exports, and whether it fits.
+    Inspect {
+        file: PathBuf,
+        /// Print its world in WIT, too.
+        #[arg(long)]
+        wit: bool,
+    },
     /// Compile a plugin's sources to a component.
     Build {
         /// The cargo package.
@@ -32,6 +43,7 @@ pub enum PluginCommand {
 pub fn plugin(context: Context, command: PluginCommand) -> Outcome {
     match command {
         PluginCommand::List => list(&context),
+        PluginCommand::Inspect { file, wit } => inspect(&context, &file, wit),
         PluginCommand::Build {
             directory,
             output,
@@ -83,12 +95,121 @@ fn table(listed: &[Listed]) -> String {
     table.trim_fmt()
 }
 
-fn build(
-    context: &Context,
-    directory: &std::path::Path,
-    output: Option<PathBuf>,
-    locked: bool,
-) -> Outcome {
+/// What a file is, and, where it fits, what it says of itself.
+#[derive(Serialize)]
+struct Inspected {
+    #[serde(flatten)]
+    file: Inspection,
+    descriptor: Option<Descriptor>,
+    /// What an attempt of it would run under.
+    limits: Option<Limits>,
+}
+
+fn inspect(context: &Context, file: &Path, wit: bool) -> Outcome {
+    let config = context.config()?;
+    let candidate = Candidate::read(file, None).map_err(|error| {
+        let exit = if file.exists() {
+            Exit::Usage
+        } else {
+            Exit::NotFound
+        };
+        refused(exit, error)
+    })?;
+    let mut inspected = Inspected {
+        file: inspect::inspect(&candidate.bytes),
+        descriptor: None,
+        limits: None,
+    };
+    if inspected.file.problems.is_empty() {
+        let loaded = run::with_guests(&config, async |guests| {
+            let loader = host::plugin_loader(&config, guests)?;
+            Ok(loader.load(candidate, &Settings::default()).await)
+        })?;
+        match loaded {
+            Ok(plugin) => {
+                inspected.descriptor = Some(plugin.descriptor().clone());
+                inspected.limits = Some(plugin.limits().as_ref().clone());
+            }
+            Err(error) => inspected.file.problems.push(error.into()),
+        }
+    }
+    let fits = inspected.file.problems.is_empty();
+    context
+        .output
+        .answer("plugin-inspect", &inspected, || described(&inspected, wit))?;
+    Ok(if fits { Exit::Ok } else { Exit::Negative })
+}
+
+fn refused(exit: Exit, error: LoadError) -> Failure {
+    let hint = error.hint();
+    let code = error.code();
+    Failure::new(exit, code, error).hint(hint)
+}
+
+fn described(inspected: &Inspected, wit: bool) -> String {
+    let file = &inspected.file;
+    let mut lines = vec![
+        format!("digest    {}", file.digest),
+        format!("size      {:.1} kB", file.bytes as f64 / 1000.0),
+    ];
+    if let Some(descriptor) = &inspected.descriptor {
+        let handles: Vec<String> = descriptor.handles.iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "name      {} {}",
+            descriptor.name, descriptor.version
+        ));
+        lines.push(format!("handles   {}", handles.join(", ")));
+        lines.push(format!("reads     {}", or_nothing(&descriptor.config_keys)));
+        lines.push(format!("calls     {}", or_nothing(&descriptor.egress)));
+    }
+    if let Some(limits) = &inspected.limits {
+        lines.push(format!(
+            "limits    {} MiB, {} s, {} at once",
+            limits.memory_bytes / (1 << 20),
+            limits.deadline.as_secs(),
+            limits.concurrency
+        ));
+    }
+    if let Some(component) = &file.component {
+        lines.push(format!(
+            "profile   {}",
+            format!("{:?}", component.profile).to_lowercase()
+        ));
+        lines.extend(
+            component
+                .imports
+                .iter()
+                .map(|name| format!("imports   {name}")),
+        );
+        lines.extend(
+            component
+                .exports
+                .iter()
+                .map(|name| format!("exports   {name}")),
+        );
+        if let Some(text) = component.wit.as_ref().filter(|_| wit) {
+            lines.push(format!("\n{text}"));
+        }
+    }
+    for problem in &file.problems {
+        lines.push(format!("problem   {}: {}", problem.code, problem.message));
+        lines.push(format!("  hint:   {}", problem.hint));
+    }
+    if file.problems.is_empty() {
+        lines.push("it fits the world `executor-plugin` of this host".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn or_nothing(list: &[String]) -> String {
+    if list.is_empty() {
+        "nothing".to_owned()
+    } else {
+        list.join(", ")
+    }
+}
+
+fn build(context: &Context, directory: &Path, output: Option<PathBuf>, locked: bool) -> Outcome {
     let lock_file = if locked {
         LockFile::Keep
     } else {

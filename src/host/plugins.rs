@@ -18,7 +18,7 @@ use crate::config::{Config, PluginConfig};
 use crate::ids::{Digest, PluginName};
 use crate::plugin::bundled;
 use crate::plugin::catalog::Catalog;
-use crate::plugin::compile::{Cache, CacheError, CompileCommand, CompileLimits, Compiler};
+use crate::plugin::compile::{self, Cache, CacheError, CompileCommand, CompileLimits, Compiler};
 use crate::plugin::engine::{EngineError, Engines};
 use crate::plugin::limits::Limits;
 use crate::plugin::load::{Candidate, LoadError, Loader, Plugin, Settings, Source};
@@ -73,7 +73,7 @@ impl PluginsError {
 pub fn loader(config: &Config, guests: &Handle) -> Result<Loader, PluginsError> {
     let command = CompileCommand {
         program: std::env::current_exe().map_err(PluginsError::Program)?,
-        args: vec!["compile-component".to_owned()],
+        args: vec![compile::SUBCOMMAND.to_owned()],
     };
     let cache = Cache::open(config.cache_dir.clone())?;
     let compiler = Compiler::in_child(command, CompileLimits::default(), cache);

@@ -55,6 +55,16 @@ impl Problem {
     }
 }
 
+impl From<LoadError> for Problem {
+    fn from(error: LoadError) -> Self {
+        Self {
+            code: error.code(),
+            message: error.to_string(),
+            hint: error.hint(),
+        }
+    }
+}
+
 /// Looks at a file's bytes. For what only running it would tell, its name and
 /// version, load it: [`crate::plugin::load::Loader::load`].
 pub fn inspect(bytes: &[u8]) -> Inspection {

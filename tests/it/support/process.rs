@@ -223,8 +223,8 @@ pub struct Host {
 
 /// The example worker, as a process of its own.
 pub struct Worker {
-    pub process: Process,
     pub url: String,
+    _process: Process,
     _state: tempfile::TempDir,
 }
 
@@ -244,7 +244,7 @@ impl Worker {
         let (process, line) = Process::start(command, |line| line.starts_with(ready));
         let url = line.trim_start_matches(ready).trim().to_owned();
         Self {
-            process,
+            _process: process,
             url,
             _state: state,
         }

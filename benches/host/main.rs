@@ -1,0 +1,53 @@
+//! What the host costs, each figure against its floor in the same run.
+//!
+//! `cargo bench` prints one table. Ratios are what counts: absolute figures
+//! depend on the machine, and on what else it does. Nothing here asserts.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a measurement that meets what it did not expect should say so and stop"
+)]
+
+mod bus;
+mod floor;
+mod process;
+mod sandbox;
+
+use std::time::Duration;
+
+/// Runs one part a few times and keeps the middle one; the first is thrown
+/// away, since it warms caches.
+pub fn median(rounds: usize, mut round: impl FnMut() -> f64) -> f64 {
+    round();
+    let mut values: Vec<f64> = (0..rounds).map(|_| round()).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+pub fn percentile(mut values: Vec<Duration>, percent: usize) -> Duration {
+    values.sort();
+    let rank = (values.len() * percent).div_ceil(100).max(1);
+    values[rank - 1]
+}
+
+fn main() {
+    // Cargo passes `--bench`; a word chooses a part.
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let runs = |part: &str| wanted.as_deref().is_none_or(|wanted| wanted == part);
+    if runs("sandbox") {
+        sandbox::compare();
+    }
+    if runs("bus") {
+        bus::throughput();
+    }
+    if runs("latency") {
+        bus::latency();
+    }
+    if runs("process") {
+        process::start_and_size();
+    }
+}
