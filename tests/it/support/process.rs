@@ -73,8 +73,8 @@ impl Installation {
         command.env("PORT", "0");
         let (process, line) = Process::start(command, |line| line.contains("\"api\""));
         let ready: Value = serde_json::from_str(&line).unwrap();
-        let api = ready["data"]["api"].as_str().unwrap().to_owned();
-        Host { process, api }
+        assert_eq!(ready["schema"], "cogo-host.ready.v1");
+        Host { process }
     }
 
     /// Waits until `look` answers something.
@@ -218,7 +218,6 @@ impl Drop for Process {
 /// A running host.
 pub struct Host {
     pub process: Process,
-    pub api: String,
 }
 
 /// The example worker, as a process of its own.
