@@ -108,13 +108,14 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version end with 0, mistakes with 2, by clap's own rule.
-            let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage.into()
-            } else {
-                Exit::Ok.into()
-            };
+            // Help and version are answers; anything else is a mistake.
+            if !error.use_stderr() {
+                let _ = error.print();
+                return Exit::Ok.into();
+            }
+            let json = std::env::args().any(|arg| arg == "--json");
+            Output { json }.usage(&error);
+            return Exit::Usage.into();
         }
     };
     let output = Output {

@@ -87,6 +87,20 @@ pub struct Config {
     pub gate: GateConfig,
 }
 
+impl Config {
+    /// Makes the host's own directory where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn make_state_dir(&self) -> Result<(), ConfigError> {
+        std::fs::create_dir_all(&self.state_dir).map_err(|cause| {
+            let place = format!("state directory `{}`", self.state_dir.display());
+            ConfigError::new(place, format!("cannot be made: {cause}"))
+                .hint("choose another with --state-dir or COGO_STATE_DIR")
+        })
+    }
+}
+
 /// A flag and where it was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flag {

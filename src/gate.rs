@@ -220,7 +220,10 @@ impl Judge<'_> {
             }
             _ => (
                 Verdict::Inconclusive,
-                Some(format!("needs {} more samples", missing.max(1))),
+                Some(match missing.max(1) {
+                    1 => "needs 1 more sample".to_owned(),
+                    more => format!("needs {more} more samples"),
+                }),
             ),
         };
         Check {
@@ -242,7 +245,11 @@ impl Judge<'_> {
         let failed = self.count(|e| counts(e) && e.how == How::Failed);
         let n = self.count(|e| counts(e) && e.how != How::Cancelled);
         let limit = (Comparison::AtMost, self.question.thresholds.fail_rate_max);
-        self.measured("failure_rate", share(failed, n), limit, Unit::Share, n)
+        let mut check = self.measured("failure_rate", share(failed, n), limit, Unit::Share, n);
+        if n == 0 && self.count(|e| e.how != How::Cancelled) > 0 {
+            check.note = Some("results of a mock do not count".to_owned());
+        }
+        check
     }
 
     fn wait_p90(&self) -> Check {

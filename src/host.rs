@@ -11,7 +11,7 @@ mod routes;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,12 +68,6 @@ pub enum HostError {
     Tokens(#[from] InvalidTokens),
     #[error(transparent)]
     Plugins(#[from] PluginsError),
-    #[error("the state directory `{}` cannot be used", path.display())]
-    StateDir {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
     #[error(transparent)]
     Settings(#[from] bus::InvalidSettings),
 }
@@ -84,13 +78,13 @@ impl HostError {
         match self {
             Self::Config(error) => error.hint.clone().unwrap_or_default(),
             Self::Store(error) => error.hint().to_owned(),
-            Self::Owned(_) => "stop that host, use its API, or give this one another bus with DATABASE_URL or --state-dir".to_owned(),
+            Self::Owned(OwnershipError::Io { .. }) => "the directory of the database must exist, and this user must be allowed to write there".to_owned(),
+            Self::Owned(OwnershipError::Owned { .. }) => "stop that host, use its API, or give this one another bus with DATABASE_URL or --state-dir".to_owned(),
             Self::Listen { .. } => "choose another port with PORT or --port; 0 takes a free one".to_owned(),
             Self::NotLoopback(_) => "set COGO_HOST_TOKEN or COGO_HOST_TOKEN_FILE, or bind to 127.0.0.1".to_owned(),
             Self::TokenFile { .. } => "COGO_HOST_TOKEN_FILE names a readable file of `name:token` lines".to_owned(),
             Self::Tokens(_) => "expected one `name:token` a line, the token at least 16 visible ASCII characters".to_owned(),
             Self::Plugins(error) => error.hint(),
-            Self::StateDir { .. } => "choose another with --state-dir or COGO_STATE_DIR".to_owned(),
             Self::Settings(_) => "correct the setting; `cogo-host config show --origin` tells where it is".to_owned(),
         }
     }
@@ -117,7 +111,7 @@ impl Host {
         until_idle: bool,
         guests: &Handle,
     ) -> Result<Self, HostError> {
-        make_state_dir(&config.state_dir)?;
+        config.make_state_dir()?;
         let owner = own(&config.bus)?;
         let store = open_store(&config.bus).await?;
         let catalog = plugins::load(config, guests).await?;
@@ -215,13 +209,6 @@ impl Host {
             tracing::warn!(%error, "the database did not close cleanly");
         }
     }
-}
-
-fn make_state_dir(path: &Path) -> Result<(), HostError> {
-    std::fs::create_dir_all(path).map_err(|source| HostError::StateDir {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 fn own(bus: &BusUrl) -> Result<Option<OwnerLock>, HostError> {

@@ -83,7 +83,9 @@ impl StoreError {
             Self::Full(_) => "free disk space; the host goes on by itself",
             Self::Newer { .. } => "use the newer cogo-host that migrated it",
             Self::NotMigrated => "run `cogo-host migrate`",
-            Self::Missing(_) => "check the path; `cogo-host migrate` makes a new database",
+            Self::Missing(_) => {
+                "check the path; `cogo-host run`, `submit` and `migrate` make a new database"
+            }
             Self::ReadOnly(_) => "give this user write access to the file and its directory",
             Self::Corrupt(_) => {
                 "stop every process that uses the file, copy it away, and restore a backup or recover it with `sqlite3 FILE .recover`"

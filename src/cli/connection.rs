@@ -46,6 +46,7 @@ impl Connection {
     /// Opens the bus for reading and writing; the embedded one is made where
     /// there is none.
     pub async fn write(config: &Config) -> Outcome<Self> {
+        config.make_state_dir()?;
         Self::open(config, OpenMode::Create).await
     }
 

@@ -176,6 +176,20 @@ impl Output {
         let _ = writeln!(std::io::stderr(), "{text}");
     }
 
+    /// Prints what is wrong with the arguments.
+    pub fn usage(self, error: &clap::Error) {
+        if self.json {
+            let message = error.to_string();
+            let (first, rest) = message.split_once("\n\n").unwrap_or((&message, ""));
+            let failure =
+                Failure::message(Exit::Usage, "usage", first.trim_start_matches("error: "));
+            self.failure(&failure.hint(rest.trim()));
+        } else {
+            // Nothing is left to do if stderr is gone.
+            let _ = error.print();
+        }
+    }
+
     /// One line for people on stderr, such as the next command to type.
     pub fn note(self, text: impl fmt::Display) {
         if !self.json {

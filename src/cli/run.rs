@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::output::{Exit, Failure, Outcome};
 use super::{Config, Context};
 use crate::host::{Host, HostError, PluginsError};
+use crate::store::OwnershipError;
 
 #[derive(Args)]
 pub struct RunArgs {
@@ -132,12 +133,12 @@ impl From<HostError> for Failure {
         let (exit, code) = match error {
             HostError::Config(error) => return error.into(),
             HostError::Store(error) => return error.into(),
-            HostError::Owned(_) => (Exit::Unavailable, "bus_owned"),
+            HostError::Owned(OwnershipError::Owned { .. }) => (Exit::Unavailable, "bus_owned"),
+            HostError::Owned(OwnershipError::Io { .. }) => (Exit::Unavailable, "bus_unavailable"),
             HostError::Listen { .. } => (Exit::Unavailable, "port_unavailable"),
             HostError::NotLoopback(_) => (Exit::Usage, "token_missing"),
             HostError::TokenFile { .. } | HostError::Tokens(_) => (Exit::Usage, "token_unusable"),
             HostError::Plugins(_) => (Exit::Usage, "plugins_unusable"),
-            HostError::StateDir { .. } => (Exit::Usage, "state_dir_unusable"),
             HostError::Settings(_) => (Exit::Usage, "config_invalid"),
         };
         let hint = error.hint();

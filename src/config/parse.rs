@@ -41,7 +41,7 @@ impl Config {
             routes: read.routes()?,
             plugins: read.plugins()?,
             plugins_dir: read.text("plugins_dir")?.map(PathBuf::from),
-            worker_url: read.text("cogo_worker_url")?,
+            worker_url: read.worker_url()?,
             worker_timeout: read.millis("cogo_worker_timeout_ms", 1)?,
             poll: read.millis("bus_poll_ms", 1)?,
             lease: read.millis("reclaim_after_ms", 500)?,
@@ -164,6 +164,20 @@ impl Reader<'_> {
             }
         }
         Ok(BusUrl::Sqlite(self.state_dir()?.join("bus.db")))
+    }
+
+    fn worker_url(&self) -> Result<Option<String>, ConfigError> {
+        let Some(value) = self.value("cogo_worker_url")? else {
+            return Ok(None);
+        };
+        let usable = url::Url::parse(&value.text)
+            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if usable {
+            Ok(Some(value.text))
+        } else {
+            let expected = "expected a URL such as `http://127.0.0.1:8080`";
+            Err(wrong("cogo_worker_url", &value, expected))
+        }
     }
 
     fn holder_id(&self) -> Result<String, ConfigError> {

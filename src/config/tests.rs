@@ -120,6 +120,10 @@ fn mistakes_name_place_cause_and_fix() {
             layers(&[("DATABASE_URL", "mysql://u:hunter2@h/d")]),
             "`sqlite://PATH`",
         ),
+        (
+            layers(&[("COGO_WORKER_URL", "worker:8080")]),
+            "expected a URL such as",
+        ),
         (layers(&[("HOLDER_ID", "a:b")]), "without a colon"),
         (
             layers(&[("RECLAIM_AFTER_MS", "10")]),

@@ -26,7 +26,7 @@ pub struct Owner {
 pub enum OwnershipError {
     #[error("`{}` is in use by another host{}", path.display(), described(owner))]
     Owned { path: PathBuf, owner: Owner },
-    #[error("cannot lock `{}`: {source}", path.display())]
+    #[error("cannot lock `{}`", path.display())]
     Io {
         path: PathBuf,
         #[source]
