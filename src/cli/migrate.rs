@@ -15,6 +15,7 @@ pub struct MigrateArgs {
 
 pub async fn migrate(context: Context, args: MigrateArgs) -> Outcome {
     let config = context.config()?;
+    config.make_state_dir()?;
     let store = store::open(&config.bus, OpenMode::Create).await?;
     let migration = store.migrate(args.dry_run).await?;
     context.output.answer("migrate", &migration, || {

@@ -11,6 +11,7 @@
 mod api;
 mod bundled_plugins;
 mod guest;
+mod mistakes;
 mod sandbox;
 mod store;
 mod support;
