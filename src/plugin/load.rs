@@ -31,6 +31,7 @@ use crate::stage::Stage;
 
 mod descriptor;
 mod error;
+mod file;
 mod probe;
 
 pub use descriptor::Descriptor;

@@ -2,6 +2,7 @@
 
 mod bundled;
 mod compile;
+mod foreign;
 mod harness;
 mod inspect;
 mod limits;

@@ -10,7 +10,7 @@ use cogo_host::plugin::limits::Limits;
 use cogo_host::plugin::load::{LoadError, MAX_BYTES, Settings};
 use cogo_host::plugin::wasi::Profile;
 
-use super::harness::{candidate, engines, limited, load, load_bytes, loader};
+use super::harness::{Bench, candidate, completed, engines, limited, load, load_bytes, loader};
 use crate::guest::{Guest, RESULT, Returns, componentize_as};
 
 fn good() -> Guest {
@@ -273,6 +273,16 @@ async fn descriptors_and_settings_are_checked() {
         refused_with(&wanting, Settings::default()).await.code(),
         "P151"
     );
+}
+
+/// An instance of so many globals has no slot in the pool, and needs none.
+#[tokio::test]
+async fn a_component_that_is_too_large_for_the_pool_runs_on_demand() {
+    let mut large = Guest::new(&format!("(i32.const {RESULT})"));
+    large.tail = "(global (mut i64) (i64.const 0))".repeat(80_000);
+    let plugin = load(&large, Settings::default()).await;
+    assert_eq!(plugin.allocation(), Allocation::OnDemand);
+    completed(&Bench::new().run(&plugin).await);
 }
 
 #[tokio::test]
