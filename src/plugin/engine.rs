@@ -56,19 +56,25 @@ pub enum Allocation {
 
 /// The engines of the process. Make one and share it.
 pub struct Engines {
-    pooled: Engine,
-    on_demand: OnDemand,
+    pooled: Ticked,
+    /// Made when the first component needs it: most hosts never do.
+    on_demand: OnceLock<Ticked>,
 }
 
-/// Made when the first component needs it: most hosts never do.
-struct OnDemand {
-    engine: OnceLock<Ticked>,
-    _pooled: Ticker,
-}
-
+/// An engine and the thread that advances its epoch.
 struct Ticked {
     engine: Engine,
     _ticker: Ticker,
+}
+
+impl Ticked {
+    fn start(engine: Engine) -> Result<Self, EngineError> {
+        let ticker = Ticker::start(&engine)?;
+        Ok(Self {
+            engine,
+            _ticker: ticker,
+        })
+    }
 }
 
 impl Engines {
@@ -76,14 +82,9 @@ impl Engines {
     /// When the machine is not supported, its address space is too small for
     /// the pool, or no thread can be started.
     pub fn new() -> Result<Self, EngineError> {
-        let pooled = pooled_engine()?;
-        let ticker = Ticker::start(&pooled)?;
         Ok(Self {
-            pooled,
-            on_demand: OnDemand {
-                engine: OnceLock::new(),
-                _pooled: ticker,
-            },
+            pooled: Ticked::start(pooled_engine()?)?,
+            on_demand: OnceLock::new(),
         })
     }
 
@@ -92,18 +93,12 @@ impl Engines {
     /// # Errors
     /// As [`Engines::new`], when the engine is made by this call.
     pub fn get(&self, allocation: Allocation) -> Result<&Engine, EngineError> {
-        match allocation {
-            Allocation::Pooled => Ok(&self.pooled),
-            Allocation::OnDemand => {
-                if let Some(made) = self.on_demand.engine.get() {
-                    return Ok(&made.engine);
-                }
-                let engine = on_demand_engine()?;
-                let made = Ticked {
-                    _ticker: Ticker::start(&engine)?,
-                    engine,
-                };
-                Ok(&self.on_demand.engine.get_or_init(|| made).engine)
+        match (allocation, self.on_demand.get()) {
+            (Allocation::Pooled, _) => Ok(&self.pooled.engine),
+            (Allocation::OnDemand, Some(made)) => Ok(&made.engine),
+            (Allocation::OnDemand, None) => {
+                let made = Ticked::start(on_demand_engine()?)?;
+                Ok(&self.on_demand.get_or_init(|| made).engine)
             }
         }
     }
@@ -116,7 +111,7 @@ impl Engines {
     /// What compiled code depends on besides the component: another value means
     /// that it must be compiled again.
     pub fn compatibility(&self) -> String {
-        compatibility(&self.pooled)
+        compatibility(&self.pooled.engine)
     }
 }
 

@@ -16,8 +16,8 @@ use wasmtime::Store;
 
 use crate::artifacts::Artifacts;
 use crate::attempt::{
-    Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Measured, Problem,
-    StopReason, Usage,
+    Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Measured, PluginVersion,
+    Problem, StopReason, Usage,
 };
 use crate::plugin::bindings::cogo::executor::contract;
 use crate::plugin::catalog::Catalog;
@@ -106,30 +106,18 @@ impl Executor for Sandbox {
     async fn execute(&self, attempt: Attempt, control: AttemptControl) -> AttemptReport {
         match self.catalog.by_digest(attempt.plugin.digest) {
             Some(plugin) => self.run(plugin, attempt, control).await,
-            None => {
-                let PluginGone { problem } = PluginGone::new(&attempt);
-                unmeasured(AttemptEnd::HostFault(problem), Instant::now())
-            }
+            None => unmeasured(AttemptEnd::HostFault(gone(&attempt.plugin)), Instant::now()),
         }
     }
 }
 
 /// The version was unloaded between the choice and the run.
-struct PluginGone {
-    problem: Problem,
-}
-
-impl PluginGone {
-    fn new(attempt: &Attempt) -> Self {
-        let plugin = &attempt.plugin;
-        let message = format!(
-            "{} {} ({}) is not loaded any more",
-            plugin.name, plugin.version, plugin.digest
-        );
-        Self {
-            problem: Problem::new("plugin_gone", message, Blame::Host),
-        }
-    }
+fn gone(plugin: &PluginVersion) -> Problem {
+    let message = format!(
+        "{} {} ({}) is not loaded any more",
+        plugin.name, plugin.version, plugin.digest
+    );
+    Problem::new("plugin_gone", message, Blame::Host)
 }
 
 /// Waits for the plugin to have room for one more attempt.
