@@ -3,7 +3,8 @@
 //! **Invariant:** the file's own clock decides, by `strftime(…, 'now')` within
 //! the statement; durations are bound, instants never are. A call costs a fixed
 //! number of statements whatever the size of its batch, because each is handed
-//! to SQLite's thread and back: batches travel as one JSON array.
+//! to SQLite's thread and back: batches travel as one JSON array, taken apart by
+//! `jsonb_each` (`json_each` prints every element again for every column of it).
 //!
 //! Shown by the conformance suite, `tests/it/store.rs`.
 

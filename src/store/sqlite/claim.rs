@@ -12,7 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnection;
 
@@ -34,7 +34,7 @@ use crate::task::{Claim, ClaimedPayload};
 const LIST_LANES: &str = "
 WITH RECURSIVE want (place, service, role, shard) AS MATERIALIZED (
   SELECT key, value ->> 'service', value ->> 'role', value ->> 'shard'
-  FROM json_each(?1)
+  FROM jsonb_each(?1)
 ),
 lane (place, head) AS (
   SELECT place,
@@ -62,15 +62,18 @@ JOIN agent_messages AS head ON head.rowid = lane.head
 WHERE want.shard IS NULL OR head.shard = want.shard
 ORDER BY lane.place, head.priority DESC, head.shard";
 
-/// The oldest due tasks of one lane, from the index alone.
+/// The oldest due tasks of one lane, from the index alone and as one row.
 const LIST_DUE: &str = "
-SELECT rowid AS row, coalesce(retry_at, created_at) AS due, id
-FROM agent_messages INDEXED BY agent_messages_due
-WHERE status = 'queued' AND service = ?1 AND role = ?2 AND shard = ?3 AND priority = ?4
-  AND coalesce(retry_at, created_at) <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-  AND (?5 IS NULL OR tenant = ?5)
-ORDER BY coalesce(retry_at, created_at), id
-LIMIT ?6";
+SELECT json_group_array(json_array(due, id, row)) AS lane
+FROM (
+  SELECT coalesce(retry_at, created_at) AS due, id, rowid AS row
+  FROM agent_messages INDEXED BY agent_messages_due
+  WHERE status = 'queued' AND service = ?1 AND role = ?2 AND shard = ?3 AND priority = ?4
+    AND coalesce(retry_at, created_at) <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+    AND (?5 IS NULL OR tenant = ?5)
+  ORDER BY coalesce(retry_at, created_at), id
+  LIMIT ?6
+)";
 
 /// When the first task of one lane is due.
 const FIRST_DUE: &str = "
@@ -127,7 +130,7 @@ SET trace_id = label.value ->> 'trace_id',
     task_id = label.value ->> 'task_id',
     -- Known from now on, whatever becomes of it.
     lease_epoch = coalesce(m.lease_epoch, 0)
-FROM json_each(?1) AS label
+FROM jsonb_each(?1) AS label
 WHERE m.rowid = label.value ->> 'row'";
 
 const READ_USAGE: &str = "
@@ -242,7 +245,7 @@ async fn lanes(conn: &mut SqliteConnection, wants: &[Want]) -> Step<HashMap<usiz
 }
 
 /// In the order of the claim.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 struct Due {
     due: String,
     id: String,
@@ -255,24 +258,16 @@ async fn list_due(
     lane: &Lane,
     limit: usize,
 ) -> Step<Vec<Due>> {
-    let rows = sqlx::query(LIST_DUE)
+    let row = sqlx::query(LIST_DUE)
         .bind(want.key.service())
         .bind(want.key.role())
         .bind(lane.shard)
         .bind(lane.priority)
         .bind(want.tenant.as_deref())
         .bind(int(limit as u64))
-        .fetch_all(conn)
+        .fetch_one(conn)
         .await?;
-    let due = rows.iter().map(|row| {
-        let cells = Cells::of("agent_messages", row);
-        Ok(Due {
-            due: cells.required_text("due")?,
-            id: cells.required_text("id")?,
-            row: cells.int("row")?.unwrap_or(0),
-        })
-    });
-    due.collect()
+    Cells::of("agent_messages", &row).json_or_default("lane")
 }
 
 async fn list_reclaimable(

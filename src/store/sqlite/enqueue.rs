@@ -24,7 +24,7 @@ SELECT
   value -> 'payload', value ->> 'trace_id', value ->> 'task_id',
   value ->> 'priority', value ->> 'max_attempts', value ->> 'unique_key', 0,
   strftime('%Y-%m-%dT%H:%M:%fZ', 'now', value ->> 'delay')
-FROM json_each(?1)
+FROM jsonb_each(?1)
 WHERE TRUE
 -- The id, or the unique key among tasks that have not ended.
 ON CONFLICT DO NOTHING
@@ -38,7 +38,7 @@ SELECT value ->> 'id' AS wanted,
      WHERE m.unique_key = value ->> 'unique_key' AND m.unique_key IS NOT NULL
        AND m.status IN ('queued', 'claimed'))
   ) AS id
-FROM json_each(?1)";
+FROM jsonb_each(?1)";
 
 const INSERT_EVENTS: &str = "
 INSERT INTO bus_events
@@ -47,7 +47,7 @@ SELECT
   value ->> 'event_type', value ->> 'message_id', value ->> 'service', value ->> 'role',
   value ->> 'shard', value ->> 'tenant', value ->> 'trace_id', value ->> 'reason',
   value -> 'payload'
-FROM json_each(?1)";
+FROM jsonb_each(?1)";
 
 #[derive(Serialize)]
 struct TaskCells<'a> {

@@ -49,7 +49,7 @@ SELECT
   max(0, CAST(round((julianday(m.lease_expires_at)
     - julianday(coalesce(m.claimed_at, m.created_at))) * 86400000.0) AS INTEGER)),
   ?2, ?3, 'host'
-FROM json_each(?1) AS vacant
+FROM jsonb_each(?1) AS vacant
 CROSS JOIN agent_messages AS m ON m.rowid = vacant.value ->> 'row'
 WHERE TRUE
 ON CONFLICT DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_at";
@@ -69,7 +69,7 @@ SET status = next.value ->> 'status',
       THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') ELSE m.retry_at END,
     error = next.value ->> 'error',
     last_error_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-FROM json_each(?1) AS next
+FROM jsonb_each(?1) AS next
 WHERE m.rowid = next.value ->> 'row'";
 
 const LIST_EXPIRED: &str = concat!(
@@ -86,7 +86,7 @@ WHERE m.status = 'queued' AND instr(m.payload, '\"__assignment\"') > 0
       + json_extract(m.payload, '$.__assignment.ttl_ms')
   END <= julianday('now') * 86400000.0
   AND EXISTS (
-    SELECT 1 FROM json_each(?1) AS want
+    SELECT 1 FROM jsonb_each(?1) AS want
     WHERE want.value ->> 'service' = m.service AND want.value ->> 'role' = m.role
       AND (want.value ->> 'shard' IS NULL OR want.value ->> 'shard' = m.shard)
       AND (want.value ->> 'tenant' IS NULL OR want.value ->> 'tenant' = m.tenant)

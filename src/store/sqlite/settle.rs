@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::enqueue::{FenceCells, insert_events};
 use super::row::Cells;
 use super::{SqliteStore, Step, execute_batch, int, modifier};
-use crate::attempt::{AttemptRecord, Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
+use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
 use crate::event::{NewEvent, millis};
 use crate::ids::{HolderId, MessageId, TraceId};
 use crate::route::{Route, RouteKey};
@@ -18,8 +18,18 @@ use crate::selection::Why;
 use crate::store::{Renewal, audit};
 use crate::task::{Next, Refund, Settled, Settlement};
 
-/// The fence: what is answered is still held and will be settled. Comes first
-/// because leaving `claimed` may clear the instant of the claim.
+/// The fence. One row comes back, since each that crosses from SQLite's thread
+/// may cost a switch.
+const LIST_HELD: &str = "
+SELECT json_group_array(json_array(m.id, m.lease_epoch)) AS held
+FROM jsonb_each(?1) AS fence
+CROSS JOIN agent_messages AS m ON m.id = fence.value ->> 'id'
+WHERE m.status = 'claimed'
+  AND m.lease_epoch = fence.value ->> 'epoch'
+  AND m.claimed_by = ?2";
+
+/// Comes before the task leaves `claimed`, which may clear the instant of the
+/// claim.
 const INSERT_ATTEMPTS: &str = "
 INSERT INTO executor_attempts
   (message_id, lease_epoch, attempt, host, plugin, version, digest, kind, stage, why,
@@ -33,15 +43,12 @@ SELECT
   end.value ->> 'outcome', end.value ->> 'code', end.value ->> 'blame', end.value -> 'usage',
   end.value ->> 'peak_memory_bytes', end.value ->> 'outbound_requests',
   end.value -> 'spans', end.value -> 'log', end.value ->> 'log_dropped'
-FROM json_each(?1) AS end
+FROM jsonb_each(?1) AS end
 CROSS JOIN agent_messages AS m ON m.id = end.value ->> 'id'
-WHERE m.status = 'claimed'
-  AND m.lease_epoch = end.value ->> 'epoch'
-  AND m.claimed_by = ?2
+WHERE TRUE
 -- Only a row that was tampered with has ended an epoch before: a batch must not
 -- fail for it.
-ON CONFLICT DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_at
-RETURNING message_id, lease_epoch";
+ON CONFLICT DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_at";
 
 /// Who claimed a row and when stays with one that ended, for programs that
 /// read it; what waits again belongs to nobody.
@@ -68,10 +75,8 @@ SET status = next.value ->> 'status',
       ELSE m.result_snippet END,
     result_url = CASE WHEN next.value ->> 'status' = 'done' THEN next.value ->> 'url'
       ELSE m.result_url END
-FROM json_each(?1) AS next
-WHERE m.id = next.value ->> 'id'
-  AND m.lease_epoch = next.value ->> 'epoch'
-  AND m.status = 'claimed'";
+FROM jsonb_each(?1) AS next
+WHERE m.id = next.value ->> 'id'";
 
 const INSERT_ARTIFACTS: &str = "
 INSERT INTO executor_artifacts
@@ -80,7 +85,7 @@ SELECT
   m.id, m.lease_epoch, coalesce(m.task_id, m.id), coalesce(m.trace_id, ''),
   artifact.value ->> 'path', artifact.value ->> 'content_type',
   artifact.value ->> 'digest', artifact.value ->> 'bytes'
-FROM json_each(?1) AS artifact
+FROM jsonb_each(?1) AS artifact
 CROSS JOIN agent_messages AS m ON m.id = artifact.value ->> 'id'
 WHERE TRUE
 -- Stored twice by one attempt: the later one counts.
@@ -96,7 +101,7 @@ WHERE id = ?1";
 const RENEW: &str = "
 UPDATE agent_messages AS m
 SET lease_expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?3)
-FROM json_each(?1) AS fence
+FROM jsonb_each(?1) AS fence
 WHERE m.id = fence.value ->> 'id'
   AND m.lease_epoch = fence.value ->> 'epoch'
   AND m.status = 'claimed'
@@ -106,8 +111,7 @@ RETURNING id, lease_epoch, cancel_requested_at IS NOT NULL AS cancel_requested";
 
 #[derive(Serialize)]
 struct EndCells<'a> {
-    #[serde(flatten)]
-    fence: FenceCells,
+    id: MessageId,
     attempt: u32,
     plugin: Option<&'a str>,
     version: Option<&'a str>,
@@ -130,11 +134,12 @@ struct EndCells<'a> {
 }
 
 impl<'a> EndCells<'a> {
-    fn of(fence: &Fence, record: &'a AttemptRecord) -> Self {
+    fn of(settlement: &'a Settlement) -> Self {
+        let record = &settlement.attempt;
         let plugin = record.plugin.as_ref();
         let measured = &record.measured;
         Self {
-            fence: fence.into(),
+            id: settlement.fence.id,
             attempt: record.attempt,
             plugin: plugin.map(|p| p.name.as_str()),
             version: plugin.map(|p| p.version.as_str()),
@@ -159,8 +164,7 @@ impl<'a> EndCells<'a> {
 
 #[derive(Serialize)]
 struct NextCells<'a> {
-    #[serde(flatten)]
-    fence: FenceCells,
+    id: MessageId,
     status: &'a str,
     delay: Option<String>,
     refunded: u32,
@@ -176,7 +180,7 @@ struct NextCells<'a> {
 impl<'a> NextCells<'a> {
     fn of(settlement: &'a Settlement) -> Self {
         let mut cells = Self {
-            fence: (&settlement.fence).into(),
+            id: settlement.fence.id,
             status: "queued",
             delay: None,
             refunded: 0,
@@ -235,24 +239,19 @@ pub(super) async fn settle(
     if settlements.is_empty() {
         return Ok(Vec::new());
     }
-    // One fence settles once: a second end of the same claim is a lost lease.
-    let mut seen = HashSet::with_capacity(settlements.len());
-    let first: Vec<bool> = settlements.iter().map(|s| seen.insert(s.fence)).collect();
     let mut writer = store.writers.acquire().await?;
     writer.begin().await?;
     let conn = writer.conn()?;
-    let held = insert_attempts(conn, holder, settlements, &first).await?;
-    let outcomes: Vec<Settled> = settlements
-        .iter()
-        .zip(&first)
-        .map(
-            |(settlement, first)| match *first && held.contains(&settlement.fence) {
-                true => Settled::Applied,
-                false => Settled::LeaseLost,
-            },
-        )
-        .collect();
+    let mut held = list_held(conn, holder, settlements.iter().map(|s| &s.fence)).await?;
+    let outcome = |settlement: &Settlement| match held.remove(&settlement.fence) {
+        true => Settled::Applied,
+        // A second end of the same claim, too.
+        false => Settled::LeaseLost,
+    };
+    let outcomes: Vec<Settled> = settlements.iter().map(outcome).collect();
     let (applied, lost) = part(settlements, &outcomes);
+    let ends: Vec<EndCells<'_>> = applied.iter().map(|s| EndCells::of(s)).collect();
+    execute_batch(conn, INSERT_ATTEMPTS, &ends).await?;
     let next: Vec<NextCells<'_>> = applied.iter().map(|s| NextCells::of(s)).collect();
     execute_batch(conn, UPDATE_TASKS, &next).await?;
     execute_batch(conn, INSERT_ARTIFACTS, &artifacts(&applied)).await?;
@@ -263,26 +262,24 @@ pub(super) async fn settle(
     Ok(outcomes)
 }
 
-/// Writes the attempt rows of what is still held, and answers with that.
-async fn insert_attempts(
+/// Which of these claims the holder still has.
+async fn list_held(
     conn: &mut SqliteConnection,
     holder: &HolderId,
-    settlements: &[Settlement],
-    first: &[bool],
+    fences: impl Iterator<Item = &Fence>,
 ) -> Step<HashSet<Fence>> {
-    let chosen = settlements.iter().zip(first).filter(|(_, first)| **first);
-    let ends: Vec<EndCells<'_>> = chosen
-        .map(|(s, _)| EndCells::of(&s.fence, &s.attempt))
-        .collect();
-    let rows = sqlx::query(INSERT_ATTEMPTS)
-        .bind(serde_json::to_string(&ends)?)
+    let fences: Vec<FenceCells> = fences.map(FenceCells::from).collect();
+    let row = sqlx::query(LIST_HELD)
+        .bind(serde_json::to_string(&fences)?)
         .bind(holder.as_str())
-        .fetch_all(conn)
+        .fetch_one(conn)
         .await?;
-    let held = rows
-        .iter()
-        .map(|row| fence_of(&Cells::of("executor_attempts", row), "message_id"));
-    held.collect()
+    let held: Vec<(MessageId, LeaseEpoch)> =
+        Cells::of("agent_messages", &row).json_or_default("held")?;
+    Ok(held
+        .into_iter()
+        .map(|(id, epoch)| Fence { id, epoch })
+        .collect())
 }
 
 fn fence_of(cells: &Cells<'_>, id: &str) -> Step<Fence> {
