@@ -7,6 +7,8 @@
 //! claim is conditional on `status = 'claimed'`, the lease epoch and the holder.
 
 mod audit;
+mod cells;
+mod rows;
 mod sqlite;
 mod url;
 

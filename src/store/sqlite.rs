@@ -31,6 +31,7 @@ use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
 use self::connection::Writers;
+use super::cells::{Step, Trouble};
 use super::{
     ArtifactRow, AttemptRow, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat, HostRow,
     Latency, Migration, Renewal, Rescued, Result, Retention, Store, StoreError, TaskFilter, Want,
@@ -83,7 +84,7 @@ impl SqliteStore {
     /// names the path.
     pub async fn open(path: &Path, mode: OpenMode) -> Result<Self> {
         check_path(path, mode)?;
-        let name = |trouble: Trouble| trouble.named(path);
+        let name = |trouble: Trouble| self::name(trouble, path);
         let options = connection::writer_options(path, mode);
         let mut conn = options.connect().await.map_err(|e| name(e.into()))?;
         let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
@@ -114,7 +115,7 @@ impl SqliteStore {
 
     /// Gives every error of `work` the name of the file.
     async fn named<T>(&self, work: impl Future<Output = Step<T>>) -> Result<T> {
-        work.await.map_err(|trouble| trouble.named(&self.path))
+        work.await.map_err(|trouble| name(trouble, &self.path))
     }
 }
 
@@ -141,60 +142,30 @@ fn check_path(path: &Path, mode: OpenMode) -> Result<()> {
     Ok(())
 }
 
-/// What went wrong inside, before it is known which file it was.
-#[derive(Debug)]
-enum Trouble {
-    Sql(sqlx::Error),
-    Store(StoreError),
-}
-
-type Step<T> = std::result::Result<T, Trouble>;
-
-impl From<sqlx::Error> for Trouble {
-    fn from(cause: sqlx::Error) -> Self {
-        Self::Sql(cause)
-    }
-}
-
-impl From<StoreError> for Trouble {
-    fn from(cause: StoreError) -> Self {
-        Self::Store(cause)
-    }
-}
-
-impl From<serde_json::Error> for Trouble {
-    fn from(cause: serde_json::Error) -> Self {
-        Self::Store(StoreError::Refused(format!(
-            "cannot write as JSON: {cause}"
-        )))
-    }
-}
-
-impl Trouble {
-    fn named(self, path: &Path) -> StoreError {
-        let cause = match self {
-            Self::Store(error) => return error,
-            Self::Sql(cause) => cause,
+/// Gives an error the name of the file, sorted by what can be done about it.
+fn name(trouble: Trouble, path: &Path) -> StoreError {
+    let cause = match trouble {
+        Trouble::Store(error) => return error,
+        Trouble::Sql(cause) => cause,
+    };
+    let problem = format!("`{}`: {cause}", path.display());
+    let sqlx::Error::Database(database) = &cause else {
+        return match cause {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) => {
+                StoreError::Refused(problem)
+            }
+            _ => StoreError::Unavailable(problem),
         };
-        let problem = format!("`{}`: {cause}", path.display());
-        let sqlx::Error::Database(database) = &cause else {
-            return match cause {
-                sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) => {
-                    StoreError::Refused(problem)
-                }
-                _ => StoreError::Unavailable(problem),
-            };
-        };
-        let extended: i32 = database.code().and_then(|c| c.parse().ok()).unwrap_or(0);
-        // The low byte is the primary code. Source: sqlite.org/rescode.html.
-        match extended & 0xff {
-            // BUSY, LOCKED, NOMEM, INTERRUPT, IOERR, CANTOPEN, PROTOCOL
-            5 | 6 | 7 | 9 | 10 | 14 | 15 => StoreError::Unavailable(problem),
-            8 => StoreError::ReadOnly(problem),
-            11 | 26 => StoreError::Corrupt(problem),
-            13 => StoreError::Full(problem),
-            _ => StoreError::Refused(problem),
-        }
+    };
+    let extended: i32 = database.code().and_then(|c| c.parse().ok()).unwrap_or(0);
+    // The low byte is the primary code. Source: sqlite.org/rescode.html.
+    match extended & 0xff {
+        // BUSY, LOCKED, NOMEM, INTERRUPT, IOERR, CANTOPEN, PROTOCOL
+        5 | 6 | 7 | 9 | 10 | 14 | 15 => StoreError::Unavailable(problem),
+        8 => StoreError::ReadOnly(problem),
+        11 | 26 => StoreError::Corrupt(problem),
+        13 => StoreError::Full(problem),
+        _ => StoreError::Refused(problem),
     }
 }
 

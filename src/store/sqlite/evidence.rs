@@ -7,10 +7,8 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::row::Cells;
 use super::{SqliteStore, Step, modifier_back};
-use crate::attempt::Kind;
-use crate::gate::{Ended, Evidence, How, Scope};
-use crate::route::RouteKey;
-use crate::store::{Latency, audit};
+use crate::gate::{Evidence, Scope};
+use crate::store::{Latency, rows};
 
 /// The tasks of a scope: by trace, or by when they ended.
 macro_rules! in_scope {
@@ -162,7 +160,7 @@ async fn gather(conn: &mut SqliteConnection, statements: &Statements) -> Step<Ev
         .await?;
     let mut ended = Vec::with_capacity(rows.len());
     for row in &rows {
-        ended.extend(ended_row(&Cells::of("agent_messages", row))?);
+        ended.extend(rows::ended(&Cells::of("agent_messages", row))?);
     }
     let unsettled = match statements.unsettled {
         Some(sql) => count(conn, sql, &statements.scope).await?,
@@ -173,7 +171,7 @@ async fn gather(conn: &mut SqliteConnection, statements: &Statements) -> Step<Ev
         .bind(&statements.scope)
         .fetch_one(conn)
         .await?;
-    let waits = latency_row(&Cells::of("executor_attempts", &waits))?;
+    let waits = rows::latency(&Cells::of("executor_attempts", &waits))?;
     Ok(Evidence {
         unsettled,
         ended,
@@ -186,47 +184,6 @@ async fn gather(conn: &mut SqliteConnection, statements: &Statements) -> Step<Ev
 async fn count(conn: &mut SqliteConnection, sql: &'static str, scope: &str) -> Step<u64> {
     let row = sqlx::query(sql).bind(scope).fetch_one(conn).await?;
     Cells::of("agent_messages", &row).count("n")
-}
-
-/// A group; none where the route is no route of ours.
-fn ended_row(cells: &Cells<'_>) -> Step<Option<Ended>> {
-    let key = RouteKey::new(
-        &cells.required_text("service")?,
-        &cells.required_text("role")?,
-    );
-    let Ok(route) = key else { return Ok(None) };
-    let how = match (
-        cells.required_text("status")?.as_str(),
-        cells.flag("cancelled")?,
-    ) {
-        ("done", _) => How::Done,
-        (_, true) => How::Cancelled,
-        (_, false) => How::Failed,
-    };
-    let report = cells.text("report")?;
-    let held = cells.flag("held")? && how == How::Done && audit::fits(&route, report.as_deref());
-    Ok(Some(Ended {
-        route,
-        how,
-        kind: match cells.text("kind")?.as_deref() {
-            Some("real") => Some(Kind::Real),
-            Some("mock") => Some(Kind::Mock),
-            _ => None,
-        },
-        fallback: cells.flag("fallback")?,
-        held,
-        passed: cells.int("passed")?.map(|passed| passed != 0),
-        tasks: cells.count("tasks")?,
-    }))
-}
-
-fn latency_row(cells: &Cells<'_>) -> Step<Latency> {
-    let ms = |value: Option<i64>| value.map(|ms| u64::try_from(ms).unwrap_or(0));
-    Ok(Latency {
-        p50_ms: ms(cells.int("p50_ms")?),
-        p90_ms: ms(cells.int("p90_ms")?),
-        n: cells.count("n")?,
-    })
 }
 
 pub(super) async fn latency(
@@ -242,5 +199,5 @@ pub(super) async fn latency(
         .bind(role)
         .fetch_one(&mut *conn)
         .await?;
-    latency_row(&Cells::of("executor_attempts", &row))
+    rows::latency(&Cells::of("executor_attempts", &row))
 }

@@ -3,7 +3,7 @@
 use super::row::Cells;
 use super::{SqliteStore, Step};
 use crate::ids::HolderId;
-use crate::store::{HostBeat, HostRow};
+use crate::store::{HostBeat, HostRow, rows};
 
 const BEAT: &str = "
 INSERT INTO executor_hosts (holder, name, stage, version, api)
@@ -54,18 +54,7 @@ pub(super) async fn leave(store: &SqliteStore, holder: &HolderId) -> Step<()> {
 pub(super) async fn hosts(store: &SqliteStore) -> Step<Vec<HostRow>> {
     let mut conn = store.readers.acquire().await?;
     let rows = sqlx::query(SELECT).fetch_all(&mut *conn).await?;
-    let hosts = rows.iter().map(|row| {
-        let cells = Cells::of("executor_hosts", row);
-        Ok(HostRow {
-            holder: cells.required_text("holder")?,
-            name: cells.required_text("name")?,
-            stage: cells.required_text("stage")?,
-            version: cells.required_text("version")?,
-            api: cells.text("api")?,
-            started_at: cells.required_instant("started_at")?,
-            seen_at: cells.required_instant("seen_at")?,
-            silent_ms: cells.count("silent_ms")?,
-        })
-    });
-    hosts.collect()
+    rows.iter()
+        .map(|row| rows::host(&Cells::of("executor_hosts", row)))
+        .collect()
 }

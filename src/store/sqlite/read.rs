@@ -1,16 +1,16 @@
 //! Reads for people and programs. They run on connections of their own and
 //! never wait for the writer.
 
-use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::row::Cells;
 use super::{SqliteStore, Step, modifier_back};
 use crate::event::Event;
 use crate::ids::MessageId;
-use crate::route::{Route, RouteKey};
+use crate::route::Route;
+use crate::store::rows;
 use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter};
-use crate::task::{Status, TaskRow};
+use crate::task::TaskRow;
 
 const PING: &str = "SELECT count(*) FROM sqlite_schema";
 
@@ -87,7 +87,8 @@ pub(super) async fn task(store: &SqliteStore, id: MessageId) -> Step<Option<Task
         .bind(id.to_string())
         .fetch_optional(&mut *conn)
         .await?;
-    row.as_ref().map(task_row).transpose()
+    let task = row.map(|row| rows::task(&Cells::of("agent_messages", &row)));
+    task.transpose()
 }
 
 pub(super) async fn tasks(store: &SqliteStore, filter: &TaskFilter) -> Step<Vec<TaskRow>> {
@@ -116,41 +117,9 @@ pub(super) async fn tasks(store: &SqliteStore, filter: &TaskFilter) -> Step<Vec<
         .push_bind(filter.limit);
     let mut conn = store.readers.acquire().await?;
     let rows = query.build().fetch_all(&mut *conn).await?;
-    rows.iter().map(task_row).collect()
-}
-
-fn task_row(row: &SqliteRow) -> Step<TaskRow> {
-    let cells = Cells::of("agent_messages", row);
-    let max_attempts = cells.int("max_attempts")?;
-    Ok(TaskRow {
-        id: cells.parsed("id")?,
-        created_at: cells.required_instant("created_at")?,
-        service: cells.required_text("service")?,
-        role: cells.required_text("role")?,
-        shard: cells.int32("shard")?,
-        tenant: cells.text("tenant")?,
-        task_id: cells.text("task_id")?,
-        trace_id: cells.text("trace_id")?,
-        status: cells.parsed::<Status>("status")?,
-        priority: cells.int32("priority")?,
-        attempts: cells.count32("attempts")?,
-        max_attempts: max_attempts.map(|max| u32::try_from(max).unwrap_or(0)),
-        host_faults: cells.count32("host_faults")?,
-        unique_key: cells.text("unique_key")?,
-        claimed_by: cells.text("claimed_by")?,
-        claimed_at: cells.instant("claimed_at")?,
-        lease_epoch: cells.int("lease_epoch")?.unwrap_or(0),
-        lease_expires_at: cells.instant("lease_expires_at")?,
-        cancel_requested_at: cells.instant("cancel_requested_at")?,
-        done_at: cells.instant("done_at")?,
-        retry_at: cells.instant("retry_at")?,
-        last_error_at: cells.instant("last_error_at")?,
-        error: cells.text("error")?,
-        result_snippet: cells.text("result_snippet")?,
-        result_url: cells.text("result_url")?,
-        result: cells.json("result")?,
-        payload: cells.json("payload")?,
-    })
+    rows.iter()
+        .map(|row| rows::task(&Cells::of("agent_messages", row)))
+        .collect()
 }
 
 pub(super) async fn attempts(store: &SqliteStore, id: MessageId) -> Step<Vec<AttemptRow>> {
@@ -159,36 +128,9 @@ pub(super) async fn attempts(store: &SqliteStore, id: MessageId) -> Step<Vec<Att
         .bind(id.to_string())
         .fetch_all(&mut *conn)
         .await?;
-    rows.iter().map(attempt_row).collect()
-}
-
-fn attempt_row(row: &SqliteRow) -> Step<AttemptRow> {
-    let cells = Cells::of("executor_attempts", row);
-    Ok(AttemptRow {
-        message_id: cells.parsed("message_id")?,
-        lease_epoch: cells.int("lease_epoch")?.unwrap_or(0),
-        attempt: cells.count32("attempt")?,
-        host: cells.required_text("host")?,
-        plugin: cells.text("plugin")?,
-        version: cells.text("version")?,
-        digest: cells.parsed_opt("digest")?,
-        kind: cells.text("kind")?,
-        stage: cells.text("stage")?,
-        why: cells.json("why")?,
-        claimed_at: cells.instant("claimed_at")?,
-        ended_at: cells.required_instant("ended_at")?,
-        wait_ms: cells.count("wait_ms")?,
-        run_ms: cells.count("run_ms")?,
-        outcome: cells.required_text("outcome")?,
-        code: cells.text("code")?,
-        blame: cells.text("blame")?,
-        usage: cells.json("usage")?.unwrap_or_default(),
-        peak_memory_bytes: cells.count("peak_memory_bytes")?,
-        outbound_requests: cells.count32("outbound_requests")?,
-        spans: cells.json("spans")?.unwrap_or_default(),
-        log: cells.json("log")?.unwrap_or_default(),
-        log_dropped: cells.count32("log_dropped")?,
-    })
+    rows.iter()
+        .map(|row| rows::attempt(&Cells::of("executor_attempts", row)))
+        .collect()
 }
 
 pub(super) async fn events(store: &SqliteStore, filter: &EventFilter) -> Step<Vec<Event>> {
@@ -218,40 +160,15 @@ pub(super) async fn events(store: &SqliteStore, filter: &EventFilter) -> Step<Ve
     query.push_bind(filter.limit);
     let mut conn = store.readers.acquire().await?;
     let rows = query.build().fetch_all(&mut *conn).await?;
-    rows.iter().map(event_row).collect()
-}
-
-fn event_row(row: &SqliteRow) -> Step<Event> {
-    let cells = Cells::of("bus_events", row);
-    let shard = cells.int("shard")?;
-    Ok(Event {
-        id: cells.int("id")?.unwrap_or(0),
-        created_at: cells.required_instant("created_at")?,
-        event_type: cells.required_text("event_type")?,
-        // Other programs write events, too; theirs may name what they like.
-        message_id: cells.text("message_id")?.and_then(|text| text.parse().ok()),
-        service: cells.text("service")?,
-        role: cells.text("role")?,
-        shard: shard.and_then(|shard| i32::try_from(shard).ok()),
-        tenant: cells.text("tenant")?,
-        trace_id: cells.text("trace_id")?,
-        reason: cells.text("reason")?,
-        payload: cells.json("payload")?.unwrap_or_default(),
-    })
+    rows.iter()
+        .map(|row| rows::event(&Cells::of("bus_events", row)))
+        .collect()
 }
 
 pub(super) async fn depth(store: &SqliteStore) -> Step<Depth> {
     let mut conn = store.readers.acquire().await?;
     let row = sqlx::query(DEPTH).fetch_one(&mut *conn).await?;
-    let cells = Cells::of("agent_messages", &row);
-    let oldest = cells.int("oldest_due_ms")?;
-    Ok(Depth {
-        queued: cells.count("queued")?,
-        claimed: cells.count("claimed")?,
-        done: cells.count("done")?,
-        failed: cells.count("failed")?,
-        oldest_due_ms: oldest.map(|ms| u64::try_from(ms).unwrap_or(0)),
-    })
+    rows::depth(&Cells::of("agent_messages", &row))
 }
 
 pub(super) async fn artifact(
@@ -265,18 +182,8 @@ pub(super) async fn artifact(
         .bind(path)
         .fetch_optional(&mut *conn)
         .await?;
-    let Some(row) = row else { return Ok(None) };
-    let cells = Cells::of("executor_artifacts", &row);
-    Ok(Some(ArtifactRow {
-        message_id: cells.parsed("message_id")?,
-        task_id: cells.required_text("task_id")?,
-        trace_id: cells.parsed("trace_id")?,
-        path: cells.required_text("path")?,
-        content_type: cells.required_text("content_type")?,
-        digest: cells.parsed("digest")?,
-        bytes: cells.count("bytes")?,
-        created_at: cells.required_instant("created_at")?,
-    }))
+    let artifact = row.map(|row| rows::artifact(&Cells::of("executor_artifacts", &row)));
+    artifact.transpose()
 }
 
 pub(super) async fn routes(store: &SqliteStore) -> Step<Vec<Route>> {
@@ -284,19 +191,8 @@ pub(super) async fn routes(store: &SqliteStore) -> Step<Vec<Route>> {
     let rows = sqlx::query(SELECT_ROUTES).fetch_all(&mut *conn).await?;
     let mut routes = Vec::with_capacity(rows.len());
     for row in &rows {
-        let cells = Cells::of("agent_messages", row);
         // Somebody else's names may be none of ours.
-        let key = RouteKey::new(
-            &cells.required_text("service")?,
-            &cells.required_text("role")?,
-        );
-        if let Ok(key) = key {
-            routes.push(Route {
-                key,
-                shard: cells.int32("shard")?,
-                tenant: cells.text("tenant")?,
-            });
-        }
+        routes.extend(rows::route_opt(&Cells::of("agent_messages", row))?);
     }
     Ok(routes)
 }
