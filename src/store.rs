@@ -8,6 +8,7 @@
 
 mod audit;
 mod cells;
+mod postgres;
 mod rows;
 mod sqlite;
 mod url;
@@ -28,6 +29,7 @@ use crate::stage::Stage;
 use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, Status, TaskRow};
 
 pub use self::audit::CANCEL_REQUESTED;
+pub use self::postgres::PostgresStore;
 pub use self::sqlite::owner::{Owner, OwnerLock, OwnershipError, read_owner};
 pub use self::sqlite::{OpenMode, SqliteStore};
 pub use self::url::{BusUrl, InvalidBusUrl, open};
@@ -398,6 +400,14 @@ pub trait Store: Send + Sync + 'static {
     /// Whether any of these routes has rows on the bus; for messages about
     /// routes that nobody serves.
     async fn routes(&self) -> Result<Vec<Route>>;
+
+    /// Waits until a task may have become due, for hosts that have nothing to
+    /// do. A hint only: it may come for nothing and may fail to come, so that
+    /// polling must go on beside it. Never comes back where the database gives
+    /// no hints.
+    async fn hint(&self, _holder: &HolderId) {
+        std::future::pending().await
+    }
 
     /// Makes everything durable and lets go of the database. Later calls fail
     /// as [`StoreError::Unavailable`].

@@ -116,6 +116,12 @@ impl<'r, R: Columns> Cells<'r, R> {
         Ok(i32::try_from(value).unwrap_or(if value < 0 { i32::MIN } else { i32::MAX }))
     }
 
+    /// An index into what was asked; what is none is one that nothing has.
+    pub(super) fn place(&self, column: &str) -> Step<usize> {
+        let value = self.int(column)?.unwrap_or(-1);
+        Ok(usize::try_from(value).unwrap_or(usize::MAX))
+    }
+
     pub(super) fn flag(&self, column: &str) -> Step<bool> {
         Ok(self.row.flag(column)?.unwrap_or(false))
     }

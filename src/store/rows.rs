@@ -8,6 +8,7 @@ use crate::event::Event;
 use crate::gate::{Ended, How};
 use crate::ids::TraceId;
 use crate::route::{Route, RouteKey};
+use crate::selection::Side;
 use crate::task::{Status, TaskRow};
 
 pub(super) fn task<R: Columns>(cells: &Cells<'_, R>) -> Step<TaskRow> {
@@ -146,6 +147,19 @@ pub(super) fn route_opt<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<Route>>
         shard: cells.int32("shard")?,
         tenant: cells.text("tenant")?,
     }))
+}
+
+pub(super) fn route<R: Columns>(cells: &Cells<'_, R>) -> Step<Route> {
+    let route = route_opt(cells)?;
+    Ok(route.ok_or_else(|| cells.wrong("`service` and `role` are no route"))?)
+}
+
+pub(super) fn side<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<Side>> {
+    Ok(match cells.text("rollout_side")?.as_deref() {
+        Some("stable") => Some(Side::Stable),
+        Some("candidate") => Some(Side::Candidate),
+        _ => None,
+    })
 }
 
 /// A group of tasks that ended alike; none where the route is no route of ours.

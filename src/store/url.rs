@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-use super::{OpenMode, Result, SqliteStore, Store, StoreError};
+use super::{OpenMode, PostgresStore, Result, SqliteStore, Store};
 
 /// A bus, by its URL.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,9 +96,7 @@ impl fmt::Debug for BusUrl {
 pub async fn open(url: &BusUrl, mode: OpenMode) -> Result<Arc<dyn Store>> {
     match url {
         BusUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, mode).await?)),
-        BusUrl::Postgres(_) => Err(StoreError::Unavailable(
-            "this build has no store for Postgres; use `sqlite://PATH`".to_owned(),
-        )),
+        BusUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(url).await?)),
     }
 }
 

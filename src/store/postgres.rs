@@ -1,0 +1,310 @@
+//! The bus in a Postgres database, for many hosts, on tables that may be there
+//! already.
+//!
+//! **Invariant:** the database's clock decides (`now()`); durations are bound,
+//! instants never are. A call costs a fixed number of statements whatever the
+//! size of its batch, and locks rows in the order of their ids or skips those
+//! that are locked, so that two calls never wait for each other in a circle.
+//! Text that Postgres cannot hold (U+0000) is replaced at this border.
+//!
+//! Shown by the conformance suite, `tests/it/store.rs`, and by
+//! `tests/it/postgres.rs`.
+
+mod cancel;
+mod claim;
+mod connection;
+mod enqueue;
+mod evidence;
+mod head;
+mod hint;
+mod hosts;
+mod read;
+mod rescue;
+mod retire;
+mod row;
+mod schema;
+mod settle;
+
+use std::fmt;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+use url::Url;
+
+use self::connection::Connections;
+use self::hint::Hints;
+use self::schema::EventShape;
+use super::cells::{Cells, Step, Trouble};
+use super::{
+    ArtifactRow, AttemptRow, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat, HostRow,
+    Latency, Migration, Renewal, Rescued, Result, Retention, Store, StoreError, TaskFilter, Want,
+};
+use crate::attempt::Fence;
+use crate::event::{Event, NewEvent};
+use crate::gate::{Evidence, Scope};
+use crate::ids::{HolderId, MessageId};
+use crate::route::Route;
+use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, TaskRow};
+
+type PgCells<'r> = Cells<'r, sqlx::postgres::PgRow>;
+
+/// Beyond the server's own limits on a statement, the connection is taken for
+/// dead: a network that swallows packets gives no error for minutes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The bus in a Postgres database.
+pub struct PostgresStore {
+    connections: Connections,
+    /// Host and database, for messages.
+    place: String,
+    hints: Hints,
+    event_shape: OnceCell<EventShape>,
+    /// The last claim met rows of other programs that it had to adopt.
+    adopting: AtomicBool,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connects, without migrating.
+    ///
+    /// `?pgbouncer=true`, or port 6543, says that the URL leads through a
+    /// pooler of transactions: nothing is prepared then, and hints do not come.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Missing`] where the server
+    /// has no such database, [`StoreError::Refused`] for options or a user that
+    /// it does not take, [`StoreError::Newer`] for the schema of a later build.
+    /// Each names host and database, none the password.
+    pub async fn open(url: &Url) -> Result<Self> {
+        let (options, pooled) = connection::options(url)?;
+        let place = connection::place(&options);
+        let store = Self {
+            hints: Hints::new(options.clone(), pooled),
+            connections: Connections::new(options, pooled),
+            place,
+            event_shape: OnceCell::new(),
+            adopting: AtomicBool::new(false),
+        };
+        store
+            .named(async {
+                let mut conn = store.connections.probe().await?;
+                sqlx::raw_sql("BEGIN").execute(&mut conn).await?;
+                let found = schema::version(&mut conn).await?;
+                sqlx::raw_sql("COMMIT").execute(&mut conn).await?;
+                schema::refuse_newer(found, &store.place)?;
+                Ok(sqlx::Connection::close(conn).await?)
+            })
+            .await?;
+        Ok(store)
+    }
+
+    /// Whether this connection leads through a pooler of transactions.
+    pub const fn is_pooled(&self) -> bool {
+        self.connections.is_pooled()
+    }
+
+    /// Gives every error of `work` the name of the database, and an end to it.
+    async fn named<T>(&self, work: impl Future<Output = Step<T>>) -> Result<T> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, work).await {
+            Ok(done) => done.map_err(|trouble| self.name(trouble)),
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "{}: no answer within {} s",
+                self.place,
+                ANSWER_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+
+    fn name(&self, trouble: Trouble) -> StoreError {
+        match trouble {
+            Trouble::Store(StoreError::Unavailable(problem)) => {
+                StoreError::Unavailable(format!("{}: {problem}", self.place))
+            }
+            Trouble::Store(StoreError::Refused(problem)) => {
+                StoreError::Refused(format!("{}: {problem}", self.place))
+            }
+            Trouble::Store(error) => error,
+            Trouble::Sql(cause) => sorted(&cause, &self.place),
+        }
+    }
+}
+
+/// Sorts an error by what can be done about it.
+/// Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
+fn sorted(cause: &sqlx::Error, place: &str) -> StoreError {
+    let problem = format!("{place}: {cause}");
+    let sqlx::Error::Database(database) = cause else {
+        return match cause {
+            sqlx::Error::Configuration(_)
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::Decode(_) => StoreError::Refused(problem),
+            _ => StoreError::Unavailable(problem),
+        };
+    };
+    let code = database.code().unwrap_or_default();
+    match (code.get(..2).unwrap_or_default(), code.as_ref()) {
+        // disk_full
+        (_, "53100") => StoreError::Full(problem),
+        // connection exceptions, insufficient resources
+        ("08" | "53", _)
+        // serialization_failure, deadlock_detected
+        | (_, "40001" | "40P01")
+        // lock_not_available, query_canceled
+        | (_, "55P03" | "57014")
+        // admin_shutdown, crash_shutdown, cannot_connect_now, idle session ends
+        | (_, "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04")
+        // io_error
+        | (_, "58030") => StoreError::Unavailable(problem),
+        // read_only_sql_transaction
+        (_, "25006") => StoreError::ReadOnly(problem),
+        // data_corrupted, index_corrupted
+        (_, "XX001" | "XX002") => StoreError::Corrupt(problem),
+        // invalid_catalog_name
+        (_, "3D000") => StoreError::Missing(problem),
+        // undefined_table, undefined_column
+        (_, "42P01" | "42703") => StoreError::NotMigrated,
+        _ => StoreError::Refused(problem),
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn migrate(&self, dry_run: bool) -> Result<Migration> {
+        // Building indexes may take hours.
+        let done = schema::migrate(self, dry_run).await;
+        done.map_err(|trouble| self.name(trouble))
+    }
+
+    async fn check_schema(&self) -> Result<()> {
+        self.named(schema::check(self)).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.named(read::ping(self)).await
+    }
+
+    async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
+        self.named(enqueue::enqueue(self, tasks)).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Claim>> {
+        self.named(claim::claim(self, request)).await
+    }
+
+    async fn renew(
+        &self,
+        holder: &HolderId,
+        fences: &[Fence],
+        lease: Duration,
+    ) -> Result<Vec<Renewal>> {
+        self.named(settle::renew(self, holder, fences, lease)).await
+    }
+
+    async fn cancel_requests(&self, holder: &HolderId) -> Result<Vec<Fence>> {
+        self.named(cancel::requests(self, holder)).await
+    }
+
+    async fn settle(&self, holder: &HolderId, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        self.named(settle::settle(self, holder, settlements)).await
+    }
+
+    async fn rescue(&self, limit: u32, default_max_attempts: u32) -> Result<Vec<Rescued>> {
+        self.named(rescue::rescue(self, limit, default_max_attempts))
+            .await
+    }
+
+    async fn expire(&self, wants: &[Want], limit: u32) -> Result<Vec<MessageId>> {
+        self.named(rescue::expire(self, wants, limit)).await
+    }
+
+    async fn next_due(&self, wants: &[Want]) -> Result<Option<Duration>> {
+        self.named(claim::next_due(self, wants)).await
+    }
+
+    async fn cancel(&self, id: MessageId, actor: &str) -> Result<Option<Cancelled>> {
+        self.named(cancel::cancel(self, id, actor)).await
+    }
+
+    async fn record(&self, events: &[NewEvent]) -> Result<()> {
+        self.named(enqueue::record(self, events)).await
+    }
+
+    async fn retire(&self, retention: &Retention) -> Result<u64> {
+        self.named(retire::retire(self, retention)).await
+    }
+
+    async fn beat(&self, host: &HostBeat<'_>) -> Result<()> {
+        self.named(hosts::beat(self, host)).await
+    }
+
+    async fn leave(&self, holder: &HolderId) -> Result<()> {
+        self.named(hosts::leave(self, holder)).await
+    }
+
+    async fn hosts(&self) -> Result<Vec<HostRow>> {
+        self.named(hosts::hosts(self)).await
+    }
+
+    async fn task(&self, id: MessageId) -> Result<Option<TaskRow>> {
+        self.named(read::task(self, id)).await
+    }
+
+    async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
+        self.named(read::tasks(self, filter)).await
+    }
+
+    async fn attempts(&self, id: MessageId) -> Result<Vec<AttemptRow>> {
+        self.named(read::attempts(self, id)).await
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<Event>> {
+        self.named(read::events(self, filter)).await
+    }
+
+    async fn evidence(&self, scope: &Scope) -> Result<Evidence> {
+        self.named(evidence::evidence(self, scope)).await
+    }
+
+    async fn latency(
+        &self,
+        service: Option<&str>,
+        role: Option<&str>,
+        since: Duration,
+    ) -> Result<Latency> {
+        self.named(evidence::latency(self, service, role, since))
+            .await
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.named(read::depth(self)).await
+    }
+
+    async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>> {
+        self.named(read::artifact(self, task_id, path)).await
+    }
+
+    async fn routes(&self) -> Result<Vec<Route>> {
+        self.named(read::routes(self)).await
+    }
+
+    async fn hint(&self, holder: &HolderId) {
+        hint::wait(self, holder).await;
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.hints.close();
+        self.connections.close().await;
+        Ok(())
+    }
+}

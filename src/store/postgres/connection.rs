@@ -1,0 +1,300 @@
+//! The connections to one Postgres database.
+//!
+//! **Invariant:** a connection goes back to the pool only when its turn ended
+//! cleanly ([`Turn::finish`]); after an error, or with a caller that went away,
+//! it is closed, which rolls back, so that no state of a half-done transaction
+//! reaches the next turn.
+//!
+//! Behind a pooler that hands out a server connection for each transaction
+//! only, every turn is one explicit transaction, and no statement is kept
+//! prepared: the next turn may meet another server.
+
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{
+    PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode,
+};
+use sqlx::query::Query;
+use sqlx::{ConnectOptions, Connection, Postgres};
+use url::Url;
+
+use super::{Step, Trouble};
+use crate::store::StoreError;
+
+/// Few, since poolers that keep a server for each session have few to give, and
+/// since batches, not connections, make it fast.
+const CONNECTIONS: u32 = 5;
+/// How long a call waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that idled for longer is tried before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+const MAX_IDLE: Duration = Duration::from_secs(5 * 60);
+/// The port by which Supabase's pooler hands out transactions.
+const TRANSACTION_POOLER_PORT: u16 = 6543;
+
+/// What a connection is set to. Scans of whole tables are for reports alone,
+/// and a plan that was made while a table was small must not become one; the
+/// costs that forbid them must not call the compiler of expressions either.
+macro_rules! settings {
+    ($set:literal) => {
+        concat!(
+            $set,
+            " statement_timeout = '10s'; ",
+            $set,
+            " lock_timeout = '2s'; ",
+            $set,
+            " idle_in_transaction_session_timeout = '30s'; ",
+            $set,
+            " enable_seqscan = off; ",
+            $set,
+            " enable_hashjoin = off; ",
+            $set,
+            " enable_mergejoin = off; ",
+            $set,
+            " jit = off"
+        )
+    };
+}
+
+const SET_SESSION: &str = settings!("SET");
+const BEGIN: &str = "BEGIN";
+const BEGIN_POOLED: &str = concat!("BEGIN; ", settings!("SET LOCAL"));
+
+/// The pool, and how the database is reached.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pool: PgPool,
+    options: PgConnectOptions,
+    /// Each transaction may run on another server connection.
+    pooled: bool,
+}
+
+/// The options of a URL, and whether it leads through a transaction pooler.
+///
+/// # Errors
+/// [`StoreError::Refused`] for an option that cannot be; it names no secret.
+pub(super) fn options(url: &Url) -> Result<(PgConnectOptions, bool), StoreError> {
+    let mut url = url.clone();
+    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let asked = pairs.iter().find(|(key, _)| key == "pgbouncer");
+    let pooled = match asked {
+        Some((_, value)) => value == "true",
+        None => url.port() == Some(TRANSACTION_POOLER_PORT),
+    };
+    let says_ssl = pairs
+        .iter()
+        .any(|(key, _)| key == "sslmode" || key == "ssl-mode");
+    let names_itself = pairs.iter().any(|(key, _)| key == "application_name");
+    url.query_pairs_mut()
+        .clear()
+        .extend_pairs(pairs.iter().filter(|(key, _)| key != "pgbouncer"));
+    let options = PgConnectOptions::from_url(&url).map_err(|cause| match cause {
+        sqlx::Error::Configuration(cause) => {
+            StoreError::Refused(format!("the URL's options: {cause}"))
+        }
+        other => StoreError::Refused(other.to_string()),
+    })?;
+    let mut options = options.disable_statement_logging();
+    if !names_itself {
+        options = options.application_name("cogo-host");
+    }
+    // Left to itself, the client may fall back to clear text.
+    let host = options.get_host();
+    let supabase = host.ends_with(".supabase.co") || host.ends_with(".supabase.com");
+    if supabase && !says_ssl {
+        options = options.ssl_mode(PgSslMode::Require);
+    }
+    if pooled {
+        options = options.statement_cache_capacity(0);
+    }
+    Ok((options, pooled))
+}
+
+/// Where the database is, for people: never with a password.
+pub(super) fn place(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or(options.get_username());
+    match options.get_socket() {
+        Some(socket) => format!("database `{database}` at {}", socket.display()),
+        None => format!(
+            "database `{database}` at {}:{}",
+            options.get_host(),
+            options.get_port()
+        ),
+    }
+}
+
+impl Connections {
+    pub(super) fn new(options: PgConnectOptions, pooled: bool) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(MAX_IDLE)
+            // Done by the hook below, and only where it may tell something.
+            .test_before_acquire(false)
+            .before_acquire(|conn, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > TRUSTED_IDLE {
+                        conn.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .after_connect(move |conn, _| {
+                Box::pin(async move {
+                    if !pooled {
+                        sqlx::raw_sql(SET_SESSION).execute(conn).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(options.clone());
+        Self {
+            pool,
+            options,
+            pooled,
+        }
+    }
+
+    pub(super) const fn is_pooled(&self) -> bool {
+        self.pooled
+    }
+
+    /// Connects once outside of the pool, which would only say that it waited.
+    pub(super) async fn probe(&self) -> Step<PgConnection> {
+        match tokio::time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(silent()),
+        }
+    }
+
+    /// A turn of one statement.
+    pub(super) async fn turn(&self) -> Step<Turn> {
+        let conn = self.pool.acquire().await?;
+        let mut turn = Turn {
+            conn,
+            in_transaction: false,
+            clean: true,
+            pooled: self.pooled,
+        };
+        if self.pooled {
+            turn.begin(BEGIN_POOLED).await?;
+        }
+        Ok(turn)
+    }
+
+    /// A turn of several statements, all or nothing.
+    pub(super) async fn transaction(&self) -> Step<Turn> {
+        let mut turn = self.turn().await?;
+        if !turn.in_transaction {
+            turn.begin(BEGIN).await?;
+        }
+        Ok(turn)
+    }
+
+    /// A turn that sees one state of the database throughout.
+    pub(super) async fn snapshot(&self) -> Step<Turn> {
+        let mut turn = self.transaction().await?;
+        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            .execute(turn.conn())
+            .await?;
+        Ok(turn)
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn silent() -> Trouble {
+    let problem = format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs());
+    StoreError::Unavailable(problem).into()
+}
+
+/// A connection for as long as one call needs it.
+pub(super) struct Turn {
+    conn: PoolConnection<Postgres>,
+    in_transaction: bool,
+    clean: bool,
+    pooled: bool,
+}
+
+impl Turn {
+    async fn begin(&mut self, sql: &'static str) -> Step<()> {
+        self.clean = false;
+        sqlx::raw_sql(sql).execute(&mut *self.conn).await?;
+        self.in_transaction = true;
+        Ok(())
+    }
+
+    /// The connection, to run one statement on.
+    pub(super) fn conn(&mut self) -> &mut PgConnection {
+        self.clean = false;
+        &mut self.conn
+    }
+
+    /// A statement as this connection can have it.
+    pub(super) fn query<'q>(&self, sql: &'static str) -> Query<'q, Postgres, PgArguments> {
+        sqlx::query(sql).persistent(!self.pooled)
+    }
+
+    /// Commits, where there is something to commit, and ends the turn.
+    pub(super) async fn finish(mut self) -> Step<()> {
+        if self.in_transaction {
+            sqlx::raw_sql("COMMIT").execute(&mut *self.conn).await?;
+        }
+        self.clean = true;
+        Ok(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.clean {
+            self.conn.close_on_drop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> (PgConnectOptions, bool) {
+        options(&url.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_transaction_pooler_is_known_by_port_or_word() {
+        assert!(!parsed("postgres://u@h/d").1);
+        assert!(parsed("postgres://u@h:6543/d").1);
+        assert!(parsed("postgres://u@h/d?pgbouncer=true").1);
+        assert!(!parsed("postgres://u@h:6543/d?pgbouncer=false").1);
+    }
+
+    #[test]
+    fn supabase_is_reached_by_tls_unless_the_url_says_otherwise() {
+        let mode = |url: &str| format!("{:?}", parsed(url).0.get_ssl_mode());
+        assert_eq!(mode("postgres://u@db.x.supabase.co/d"), "Require");
+        assert_eq!(
+            mode("postgres://u@db.x.supabase.co/d?sslmode=verify-full"),
+            "VerifyFull"
+        );
+        assert_eq!(mode("postgres://u@h/d"), "Prefer");
+    }
+
+    #[test]
+    fn the_place_names_host_and_database_but_no_password() {
+        let (options, _) = parsed("postgres://u:s3cret@h:5433/d");
+        assert_eq!(place(&options), "database `d` at h:5433");
+        let error = options_error("postgres://u:s3cret@h/d?sslmode=maybe");
+        assert!(
+            error.contains("maybe") && !error.contains("s3cret"),
+            "{error}"
+        );
+    }
+
+    fn options_error(url: &str) -> String {
+        options(&url.parse().unwrap()).unwrap_err().to_string()
+    }
+}

@@ -1,0 +1,256 @@
+//! Putting tasks on the bus, and writing events.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::PgCells;
+use super::connection::Turn;
+use super::row::{micros, to_json};
+use super::{PostgresStore, Step};
+use crate::event::NewEvent;
+use crate::ids::MessageId;
+use crate::store::{StoreError, audit};
+use crate::task::{Enqueued, NewTask};
+
+/// The columns of an event within a JSON batch.
+macro_rules! event_columns {
+    () => {
+        "event_type text, message_id uuid, service text, role text, shard integer,
+     tenant text, trace_id text, reason text, payload jsonb"
+    };
+}
+pub(super) use event_columns;
+
+/// Notifies once, and only if somebody waits: a notification makes commits
+/// queue for one lock.
+macro_rules! hint {
+    () => {
+        "SELECT pg_notify('cogo_bus', '')
+  WHERE EXISTS (SELECT FROM executor_waiters WHERE until > now())"
+    };
+}
+
+/// Ours begin at epoch 0, which tells them from rows of other programs.
+const INSERT_TASKS: &str = concat!(
+    "
+WITH inserted AS (
+  INSERT INTO agent_messages
+    (id, created_at, service, role, shard, tenant, payload, status, trace_id, task_id,
+     priority, max_attempts, unique_key, lease_epoch, retry_at)
+  SELECT id, now(), service, role, shard, tenant, payload, 'queued', trace_id, task_id,
+    priority, max_attempts, unique_key, 0, now() + delay * interval '1 microsecond'
+  FROM json_to_recordset($1::json) AS task (
+    id uuid, service text, role text, shard integer, tenant text, payload jsonb,
+    trace_id text, task_id text, priority integer, max_attempts integer, unique_key text,
+    delay bigint)
+  -- The id, or the unique key among tasks that have not ended.
+  ON CONFLICT DO NOTHING
+  RETURNING id
+),
+event AS (
+  INSERT INTO bus_events
+    (created_at, event_type, message_id, service, role, shard, tenant, trace_id, reason, payload)
+  SELECT now(), event_type, message_id, service, role, shard, tenant, trace_id, reason, payload
+  FROM ROWS FROM (json_to_recordset($2::json) AS (",
+    event_columns!(),
+    ")) WITH ORDINALITY AS event
+    (event_type, message_id, service, role, shard, tenant, trace_id, reason, payload, place)
+  WHERE message_id IN (SELECT id FROM inserted)
+  ORDER BY place
+),
+hint AS (
+  ",
+    hint!(),
+    " AND EXISTS (SELECT FROM inserted)
+)
+SELECT inserted.id
+FROM inserted
+LEFT JOIN hint ON TRUE"
+);
+
+const FIND_EXISTING: &str = "
+SELECT wanted.id AS wanted,
+  coalesce(
+    (SELECT m.id FROM agent_messages AS m WHERE m.id = wanted.id),
+    (SELECT m.id FROM agent_messages AS m
+     WHERE m.unique_key = wanted.unique_key AND m.unique_key IS NOT NULL
+       AND m.status IN ('queued', 'claimed'))
+  ) AS id
+FROM json_to_recordset($1::json) AS wanted (id uuid, unique_key text)";
+
+const INSERT_EVENTS: &str = concat!(
+    "
+INSERT INTO bus_events
+  (created_at, event_type, message_id, service, role, shard, tenant, trace_id, reason, payload)
+SELECT now(), event_type, message_id, service, role, shard, tenant, trace_id, reason, payload
+FROM ROWS FROM (json_to_recordset($1::json) AS (",
+    event_columns!(),
+    ")) WITH ORDINALITY AS event
+  (event_type, message_id, service, role, shard, tenant, trace_id, reason, payload, place)
+ORDER BY place"
+);
+
+/// How often a key may slip away between finding it taken and reading by whom.
+const KEY_RACES: u32 = 5;
+
+#[derive(Serialize)]
+struct TaskCells<'a> {
+    id: MessageId,
+    service: &'a str,
+    role: &'a str,
+    shard: i32,
+    tenant: Option<&'a str>,
+    payload: &'a Value,
+    trace_id: &'a str,
+    task_id: Option<&'a str>,
+    priority: i32,
+    max_attempts: Option<u32>,
+    unique_key: Option<&'a str>,
+    /// In microseconds; absent where it is due at once, by its creation.
+    delay: Option<i64>,
+}
+
+impl<'a> TaskCells<'a> {
+    fn of(task: &'a NewTask) -> Self {
+        Self {
+            id: task.id,
+            service: task.route.key.service(),
+            role: task.route.key.role(),
+            shard: task.route.shard,
+            tenant: task.route.tenant.as_deref(),
+            payload: &task.payload,
+            trace_id: task.trace_id.as_str(),
+            task_id: task.task_id.as_deref(),
+            priority: task.priority,
+            max_attempts: task.max_attempts,
+            unique_key: task.unique_key.as_deref(),
+            delay: (!task.delay.is_zero()).then(|| micros(task.delay)),
+        }
+    }
+}
+
+pub(super) async fn enqueue(store: &PostgresStore, tasks: &[NewTask]) -> Step<Vec<Enqueued>> {
+    // Of two equal ids in one batch, the first is the new one.
+    let mut seen = HashSet::with_capacity(tasks.len());
+    let mut open: Vec<&NewTask> = tasks.iter().filter(|t| seen.insert(t.id)).collect();
+    let mut found: HashMap<MessageId, Enqueued> = HashMap::with_capacity(open.len());
+    for _ in 0..KEY_RACES {
+        if open.is_empty() {
+            break;
+        }
+        for id in insert(store, &open).await? {
+            found.insert(id, Enqueued::New(id));
+        }
+        open.retain(|task| !found.contains_key(&task.id));
+        for (wanted, id) in find_existing(store, &open).await? {
+            found.insert(wanted, Enqueued::Existing(id));
+        }
+        open.retain(|task| !found.contains_key(&task.id));
+    }
+    let mut first = HashSet::with_capacity(tasks.len());
+    let answers = tasks.iter().map(|task| match found.get(&task.id) {
+        Some(Enqueued::New(id)) if !first.insert(*id) => Ok(Enqueued::Existing(*id)),
+        Some(answer) => Ok(*answer),
+        None => Err(StoreError::Unavailable(format!(
+            "the unique key of task {} changes hands again and again",
+            task.id
+        ))),
+    });
+    Ok(answers.collect::<Result<_, _>>()?)
+}
+
+async fn insert(store: &PostgresStore, tasks: &[&NewTask]) -> Step<Vec<MessageId>> {
+    let cells: Vec<TaskCells<'_>> = tasks.iter().map(|task| TaskCells::of(task)).collect();
+    let events: Vec<NewEvent> = tasks.iter().map(|task| audit::enqueued(task)).collect();
+    let events: Vec<EventCells<'_>> = events.iter().map(EventCells::of).collect();
+    let mut turn = store.connections.turn().await?;
+    let query = turn
+        .query(INSERT_TASKS)
+        .bind(to_json(&cells)?)
+        .bind(to_json(&events)?);
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    let ids = rows
+        .iter()
+        .map(|row| PgCells::of("agent_messages", row).id("id"));
+    ids.collect()
+}
+
+async fn find_existing(
+    store: &PostgresStore,
+    open: &[&NewTask],
+) -> Step<Vec<(MessageId, MessageId)>> {
+    let mut existing = Vec::with_capacity(open.len());
+    if open.is_empty() {
+        return Ok(existing);
+    }
+    let keys: Vec<Value> = open
+        .iter()
+        .map(|task| serde_json::json!({ "id": task.id, "unique_key": task.unique_key }))
+        .collect();
+    let mut turn = store.connections.turn().await?;
+    let query = turn.query(FIND_EXISTING).bind(to_json(&keys)?);
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    for row in &rows {
+        let cells = PgCells::of("agent_messages", row);
+        if sqlx::Row::try_get::<Option<uuid::Uuid>, _>(row, "id")?.is_some() {
+            existing.push((cells.id("wanted")?, cells.id("id")?));
+        }
+    }
+    Ok(existing)
+}
+
+pub(super) async fn record(store: &PostgresStore, events: &[NewEvent]) -> Step<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let mut turn = store.connections.turn().await?;
+    insert_events(&mut turn, events).await?;
+    turn.finish().await
+}
+
+#[derive(Serialize)]
+pub(super) struct EventCells<'a> {
+    event_type: &'a str,
+    message_id: Option<MessageId>,
+    service: Option<&'a str>,
+    role: Option<&'a str>,
+    shard: Option<i32>,
+    tenant: Option<&'a str>,
+    trace_id: &'a str,
+    reason: Option<&'a str>,
+    payload: &'a Value,
+}
+
+/// Writes events within the caller's turn.
+pub(super) async fn insert_events<'e>(
+    turn: &mut Turn,
+    events: impl IntoIterator<Item = &'e NewEvent>,
+) -> Step<()> {
+    let cells: Vec<EventCells<'_>> = events.into_iter().map(EventCells::of).collect();
+    if !cells.is_empty() {
+        let query = turn.query(INSERT_EVENTS).bind(to_json(&cells)?);
+        query.execute(turn.conn()).await?;
+    }
+    Ok(())
+}
+
+impl<'a> EventCells<'a> {
+    pub(super) fn of(event: &'a NewEvent) -> Self {
+        let route = event.route.as_ref();
+        Self {
+            event_type: &event.event_type,
+            message_id: event.message_id,
+            service: route.map(|r| r.key.service()),
+            role: route.map(|r| r.key.role()),
+            shard: route.map(|r| r.shard),
+            tenant: route.and_then(|r| r.tenant.as_deref()),
+            trace_id: event.trace_id.as_str(),
+            reason: event.reason.as_deref(),
+            payload: &event.payload,
+        }
+    }
+}

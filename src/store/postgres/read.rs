@@ -1,0 +1,246 @@
+//! Reads for people and programs.
+
+use sqlx::{Postgres, QueryBuilder};
+
+use super::row::{clamped, clean, instant};
+use super::{PgCells, PostgresStore, Step, schema};
+use crate::event::Event;
+use crate::ids::MessageId;
+use crate::route::Route;
+use crate::store::rows;
+use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter};
+use crate::task::TaskRow;
+
+const PING: &str = "SELECT count(*) FROM cogo_host_schema";
+
+/// The columns of a [`TaskRow`] but its payload. Rows in a state that is none
+/// of ours are somebody else's.
+macro_rules! select_tasks {
+    ($payload:literal) => {
+        concat!(
+            "
+SELECT id, ",
+            clamped!("created_at"),
+            " AS created_at, service, role,
+  shard::bigint AS shard, tenant, task_id, trace_id, status, priority::bigint AS priority,
+  attempts::bigint AS attempts, max_attempts::bigint AS max_attempts,
+  host_faults::bigint AS host_faults, unique_key, claimed_by, lease_epoch,
+  ",
+            instant!("claimed_at"),
+            " AS claimed_at,
+  ",
+            instant!("lease_expires_at"),
+            " AS lease_expires_at,
+  ",
+            instant!("cancel_requested_at"),
+            " AS cancel_requested_at,
+  ",
+            instant!("done_at"),
+            " AS done_at,
+  ",
+            instant!("retry_at"),
+            " AS retry_at,
+  ",
+            instant!("last_error_at"),
+            " AS last_error_at,
+  error, result_snippet, result_url, result::text AS result, ",
+            $payload,
+            " AS payload
+FROM agent_messages
+WHERE status IN ('queued', 'claimed', 'done', 'failed')"
+        )
+    };
+}
+
+const SELECT_TASKS: &str = select_tasks!("NULL::text");
+const SELECT_TASK: &str = concat!(select_tasks!("payload::text"), " AND id = $1");
+
+const SELECT_ATTEMPTS: &str = "
+SELECT message_id, lease_epoch, attempt::bigint AS attempt, host, plugin, version, digest, kind,
+  stage, why::text AS why, claimed_at, ended_at, wait_ms, run_ms, outcome, code, blame,
+  usage::text AS usage, peak_memory_bytes, outbound_requests, spans::text AS spans,
+  log::text AS log, log_dropped
+FROM executor_attempts
+WHERE message_id = $1
+ORDER BY lease_epoch";
+
+/// Each status by the partial index that knows it.
+const DEPTH: &str = "
+SELECT
+  (SELECT count(*) FROM agent_messages WHERE status = 'queued') AS queued,
+  (SELECT count(*) FROM agent_messages WHERE status = 'claimed' AND lease_expires_at IS NOT NULL)
+    + (SELECT count(*) FROM agent_messages WHERE status = 'claimed' AND lease_expires_at IS NULL)
+    AS claimed,
+  (SELECT count(*) FROM agent_messages
+   WHERE status IN ('done', 'failed') AND status = 'done') AS done,
+  (SELECT count(*) FROM agent_messages
+   WHERE status IN ('done', 'failed') AND status = 'failed') AS failed,
+  (SELECT (extract(epoch FROM
+      now() - greatest(min(coalesce(retry_at, created_at)), '0001-01-01 UTC')) * 1000)::bigint
+   FROM agent_messages
+   WHERE status = 'queued' AND coalesce(retry_at, created_at) <= now()
+   HAVING count(*) > 0
+  ) AS oldest_due_ms";
+
+const SELECT_ARTIFACT: &str = "
+SELECT message_id, task_id, trace_id, path, content_type, digest, bytes, created_at
+FROM executor_artifacts
+WHERE task_id = $1 AND path = $2
+ORDER BY created_at DESC, message_id DESC, lease_epoch DESC
+LIMIT 1";
+
+/// Reads the whole table: for messages to people, not for the loop.
+const SELECT_ROUTES: &str = "
+SELECT DISTINCT service, role, coalesce(shard, 0)::bigint AS shard, tenant
+FROM agent_messages
+ORDER BY service, role, shard, tenant";
+
+pub(super) async fn ping(store: &PostgresStore) -> Step<()> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn.query(PING);
+    query.fetch_one(turn.conn()).await?;
+    turn.finish().await
+}
+
+pub(super) async fn task(store: &PostgresStore, id: MessageId) -> Step<Option<TaskRow>> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn.query(SELECT_TASK).bind(id.0);
+    let row = query.fetch_optional(turn.conn()).await?;
+    turn.finish().await?;
+    let task = row.map(|row| rows::task(&PgCells::of("agent_messages", &row)));
+    task.transpose()
+}
+
+pub(super) async fn tasks(store: &PostgresStore, filter: &TaskFilter) -> Step<Vec<TaskRow>> {
+    let mut query: QueryBuilder<Postgres> = QueryBuilder::new(SELECT_TASKS);
+    if let Some(status) = filter.status {
+        query.push(" AND status = ").push_bind(status.as_str());
+    }
+    if let Some(route) = &filter.route {
+        query
+            .push(" AND service = ")
+            .push_bind(route.service().to_owned());
+        query
+            .push(" AND role = ")
+            .push_bind(route.role().to_owned());
+    }
+    if let Some(trace_id) = &filter.trace_id {
+        query
+            .push(" AND trace_id = ")
+            .push_bind(trace_id.as_str().to_owned());
+    }
+    if let Some(task_id) = &filter.task_id {
+        query
+            .push(" AND task_id = ")
+            .push_bind(clean(task_id).into_owned());
+    }
+    query
+        .push(" ORDER BY agent_messages.created_at DESC, id DESC LIMIT ")
+        .push_bind(i64::from(filter.limit));
+    let mut turn = store.connections.turn().await?;
+    let query = query.build().persistent(!store.is_pooled());
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    rows.iter()
+        .map(|row| rows::task(&PgCells::of("agent_messages", row)))
+        .collect()
+}
+
+pub(super) async fn attempts(store: &PostgresStore, id: MessageId) -> Step<Vec<AttemptRow>> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn.query(SELECT_ATTEMPTS).bind(id.0);
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    rows.iter()
+        .map(|row| rows::attempt(&PgCells::of("executor_attempts", row)))
+        .collect()
+}
+
+pub(super) async fn events(store: &PostgresStore, filter: &EventFilter) -> Step<Vec<Event>> {
+    let shape = schema::event_shape(store).await?;
+    let mut query: QueryBuilder<Postgres> = QueryBuilder::new("\nSELECT ");
+    query.push(shape.number).push("::bigint AS id, ");
+    query.push(concat!(
+        clamped!("created_at"),
+        " AS created_at, event_type, message_id::text AS message_id, service, role,
+  CASE WHEN shard::text ~ '^-?[0-9]{1,9}$' THEN shard::text::bigint END AS shard,
+  tenant, trace_id, reason, payload::text AS payload
+FROM bus_events
+WHERE TRUE"
+    ));
+    if let Some(trace_id) = &filter.trace_id {
+        query
+            .push(" AND trace_id = ")
+            .push_bind(clean(trace_id).into_owned());
+    }
+    if let Some(event_type) = &filter.event_type {
+        query
+            .push(" AND event_type = ")
+            .push_bind(clean(event_type).into_owned());
+    }
+    if let Some(id) = filter.message_id {
+        query.push(" AND message_id = ");
+        match shape.uuid {
+            true => query.push_bind(id.0),
+            false => query.push_bind(id.to_string()),
+        };
+    }
+    if let Some(since) = filter.since {
+        query.push(" AND bus_events.created_at >= now() - interval '1 microsecond' * ");
+        query.push_bind(super::row::micros(since));
+    }
+    if let Some(after) = filter.after_id {
+        query.push(" AND ").push(shape.number).push(" > ");
+        query.push_bind(after);
+    }
+    // Events of before the migration may have no number; they are the oldest.
+    query.push(" ORDER BY bus_events.").push(shape.number);
+    query.push(match filter.order {
+        Order::OldestFirst => " ASC NULLS FIRST, bus_events.created_at LIMIT ",
+        Order::NewestFirst => " DESC NULLS LAST, bus_events.created_at DESC LIMIT ",
+    });
+    query.push_bind(i64::from(filter.limit));
+    let mut turn = store.connections.turn().await?;
+    let query = query.build().persistent(!store.is_pooled());
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    rows.iter()
+        .map(|row| rows::event(&PgCells::of("bus_events", row)))
+        .collect()
+}
+
+pub(super) async fn depth(store: &PostgresStore) -> Step<Depth> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn.query(DEPTH);
+    let row = query.fetch_one(turn.conn()).await?;
+    turn.finish().await?;
+    rows::depth(&PgCells::of("agent_messages", &row))
+}
+
+pub(super) async fn artifact(
+    store: &PostgresStore,
+    task_id: &str,
+    path: &str,
+) -> Step<Option<ArtifactRow>> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn
+        .query(SELECT_ARTIFACT)
+        .bind(clean(task_id))
+        .bind(clean(path));
+    let row = query.fetch_optional(turn.conn()).await?;
+    turn.finish().await?;
+    let artifact = row.map(|row| rows::artifact(&PgCells::of("executor_artifacts", &row)));
+    artifact.transpose()
+}
+
+pub(super) async fn routes(store: &PostgresStore) -> Step<Vec<Route>> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn.query(SELECT_ROUTES);
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    let mut routes = Vec::with_capacity(rows.len());
+    for row in &rows {
+        routes.extend(rows::route_opt(&PgCells::of("agent_messages", row))?);
+    }
+    Ok(routes)
+}

@@ -1,0 +1,258 @@
+//! Sweeps: leases that ran out, and waiting tasks whose time to live did.
+//!
+//! Each sweep is one transaction over one page, oldest first, so that a page of
+//! rows that cannot be helped never hides the rest. Rows that another host
+//! sweeps are skipped.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::connection::Turn;
+use super::enqueue::insert_events;
+use super::head::{Head, adopt_heads, head_columns};
+use super::row::to_json;
+use super::schema::{has_ttl, ttl_ends};
+use super::{PgCells, PostgresStore, Step};
+use crate::attempt::AttemptOutcome;
+use crate::event::NewEvent;
+use crate::ids::MessageId;
+use crate::store::audit::{self, Rescue, Vacant};
+use crate::store::{Rescued, Want};
+use crate::task::Status;
+
+/// A route that somebody changed into none would fill the page for ever.
+macro_rules! vacant {
+    () => {
+        "m.status = 'claimed' AND m.lease_expires_at IS NOT NULL
+  AND m.lease_expires_at < now()
+  AND m.service COLLATE \"C\" ~ '^[A-Za-z0-9._-]{1,64}$'
+  AND m.role COLLATE \"C\" ~ '^[A-Za-z0-9._-]{1,64}$'"
+    };
+}
+
+const ANY_VACANT: &str = concat!(
+    "
+SELECT EXISTS (
+  SELECT FROM agent_messages AS m
+  WHERE ",
+    vacant!(),
+    "
+) AS any"
+);
+
+const LIST_VACANT: &str = concat!(
+    "
+SELECT ",
+    head_columns!(),
+    ",
+  (SELECT count(*) FROM executor_attempts AS a
+   WHERE a.message_id = m.id AND a.outcome = 'lost') AS deaths
+FROM agent_messages AS m
+WHERE ",
+    vacant!(),
+    "
+ORDER BY m.lease_expires_at
+LIMIT $1
+FOR UPDATE OF m SKIP LOCKED"
+);
+
+/// The attempt rows that the vanished holders could not write, and the rows'
+/// next state. Each ended when its lease did. The epoch goes up, so that the
+/// vanished holder cannot write any more even where nobody claims the row again.
+const TAKE_BACK: &str = "
+WITH next AS MATERIALIZED (
+  SELECT * FROM json_to_recordset($1::json) AS next (id uuid, status text, error text)
+),
+attempt AS (
+  INSERT INTO executor_attempts
+    (message_id, lease_epoch, attempt, host, claimed_at, ended_at, wait_ms, run_ms,
+     outcome, code, blame)
+  SELECT m.id, m.lease_epoch, coalesce(m.attempts, 0), coalesce(m.claimed_by, ''),
+    m.claimed_at, now(),
+    greatest(0, (extract(epoch FROM
+      least(coalesce(m.claimed_at, m.created_at), '9999-12-31 UTC')
+      - greatest(coalesce(m.retry_at, m.created_at), '0001-01-01 UTC')) * 1000)::bigint),
+    greatest(0, (extract(epoch FROM
+      least(m.lease_expires_at, '9999-12-31 UTC')
+      - greatest(coalesce(m.claimed_at, m.created_at), '0001-01-01 UTC')) * 1000)::bigint),
+    $2, $3, 'host'
+  FROM next
+  JOIN agent_messages AS m ON m.id = next.id
+  ON CONFLICT (message_id, lease_epoch)
+  DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_at
+)
+UPDATE agent_messages AS m
+SET status = next.status,
+    lease_epoch = m.lease_epoch + 1,
+    lease_expires_at = NULL,
+    claimed_by = CASE WHEN next.status <> 'queued' THEN m.claimed_by END,
+    claimed_at = CASE WHEN next.status <> 'queued' THEN m.claimed_at END,
+    done_at = CASE WHEN next.status <> 'queued' THEN now() END,
+    retry_at = CASE WHEN next.status = 'queued' THEN now() ELSE m.retry_at END,
+    error = next.error,
+    last_error_at = now()
+FROM next
+WHERE m.id = next.id";
+
+const LIST_EXPIRED: &str = concat!(
+    "
+SELECT ",
+    head_columns!(),
+    "
+FROM agent_messages AS m
+WHERE m.status = 'queued' AND ",
+    has_ttl!("m."),
+    "
+  AND ",
+    ttl_ends!("m."),
+    " <= now() AT TIME ZONE 'UTC'
+  AND EXISTS (
+    SELECT FROM unnest($1::text[], $2::text[], $3::integer[], $4::text[])
+      AS want (service, role, shard, tenant)
+    WHERE want.service = m.service AND want.role = m.role
+      AND (want.shard IS NULL OR want.shard = coalesce(m.shard, 0))
+      AND (want.tenant IS NULL OR want.tenant = m.tenant)
+  )
+ORDER BY ",
+    ttl_ends!("m."),
+    "
+LIMIT $5
+FOR UPDATE OF m SKIP LOCKED"
+);
+
+const FAIL_WAITING: &str = "
+UPDATE agent_messages
+SET status = 'failed', error = $2, done_at = now(), last_error_at = now()
+WHERE id = ANY ($1) AND status = 'queued'";
+
+#[derive(Serialize)]
+struct TakeBackCells {
+    id: MessageId,
+    status: Status,
+    error: String,
+}
+
+pub(super) async fn rescue(
+    store: &PostgresStore,
+    limit: u32,
+    default_max_attempts: u32,
+) -> Step<Vec<Rescued>> {
+    if !any_vacant(store).await? {
+        return Ok(Vec::new());
+    }
+    let mut turn = store.connections.transaction().await?;
+    let (mut heads, deaths) = list_vacant(&mut turn, limit).await?;
+    let mut events = adopt_heads(&mut turn, &mut heads).await?;
+    let mut cells = Vec::with_capacity(heads.len());
+    let mut rescued = Vec::with_capacity(heads.len());
+    for head in &heads {
+        let vacant = Vacant {
+            holder: head.holder.clone(),
+            epoch: head.epoch,
+            attempts: head.attempts,
+            max_attempts: head.max_attempts.unwrap_or(default_max_attempts),
+            deaths: deaths.get(&head.id).copied().unwrap_or(0),
+            cancel_requested: head.cancel_requested,
+        };
+        let rescue = vacant.rescue();
+        events.append(&mut vacant.events(&head.subject(), &rescue));
+        let (status, error) = match rescue {
+            Rescue::Queued => (Status::Queued, audit::lost_error()),
+            Rescue::Failed(problem) => (Status::Failed, audit::error_text(&problem)),
+        };
+        cells.push(TakeBackCells {
+            id: head.id,
+            status,
+            error,
+        });
+        rescued.push(Rescued {
+            id: head.id,
+            holder: head.holder.clone(),
+            status,
+        });
+    }
+    take_back(&mut turn, &cells, &events).await?;
+    turn.finish().await?;
+    Ok(rescued)
+}
+
+/// A glance that locks nothing.
+async fn any_vacant(store: &PostgresStore) -> Step<bool> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn.query(ANY_VACANT);
+    let row = query.fetch_one(turn.conn()).await?;
+    turn.finish().await?;
+    PgCells::of("agent_messages", &row).flag("any")
+}
+
+async fn list_vacant(turn: &mut Turn, limit: u32) -> Step<(Vec<Head>, HashMap<MessageId, u32>)> {
+    let query = turn.query(LIST_VACANT).bind(i64::from(limit));
+    let rows = query.fetch_all(turn.conn()).await?;
+    let mut heads = Vec::with_capacity(rows.len());
+    let mut deaths = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let cells = PgCells::of("agent_messages", row);
+        let head = Head::read(&cells)?;
+        deaths.insert(head.id, cells.count32("deaths")?);
+        heads.push(head);
+    }
+    Ok((heads, deaths))
+}
+
+async fn take_back(turn: &mut Turn, cells: &[TakeBackCells], events: &[NewEvent]) -> Step<()> {
+    if cells.is_empty() {
+        return Ok(());
+    }
+    let query = turn
+        .query(TAKE_BACK)
+        .bind(to_json(cells)?)
+        .bind(AttemptOutcome::Lost.as_str())
+        .bind(audit::LEASE_EXPIRED);
+    query.execute(turn.conn()).await?;
+    insert_events(turn, events).await
+}
+
+pub(super) async fn expire(
+    store: &PostgresStore,
+    wants: &[Want],
+    limit: u32,
+) -> Step<Vec<MessageId>> {
+    let mut turn = store.connections.transaction().await?;
+    let mut heads = list_expired(&mut turn, wants, limit).await?;
+    if !heads.is_empty() {
+        let mut events = adopt_heads(&mut turn, &mut heads).await?;
+        let problem = audit::expired();
+        for head in &heads {
+            events.append(&mut head.subject().failed(&problem, None));
+        }
+        let ids: Vec<uuid::Uuid> = heads.iter().map(|head| head.id.0).collect();
+        let query = turn
+            .query(FAIL_WAITING)
+            .bind(ids)
+            .bind(audit::error_text(&problem));
+        query.execute(turn.conn()).await?;
+        insert_events(&mut turn, &events).await?;
+    }
+    turn.finish().await?;
+    Ok(heads.iter().map(|head| head.id).collect())
+}
+
+async fn list_expired(turn: &mut Turn, wants: &[Want], limit: u32) -> Step<Vec<Head>> {
+    let services: Vec<&str> = wants.iter().map(|want| want.key.service()).collect();
+    let roles: Vec<&str> = wants.iter().map(|want| want.key.role()).collect();
+    let shards: Vec<Option<i32>> = wants.iter().map(|want| want.shard).collect();
+    let tenants: Vec<Option<&str>> = wants.iter().map(|want| want.tenant.as_deref()).collect();
+    let query = turn
+        .query(LIST_EXPIRED)
+        .bind(services)
+        .bind(roles)
+        .bind(shards)
+        .bind(tenants)
+        .bind(i64::from(limit));
+    let rows = query.fetch_all(turn.conn()).await?;
+    let heads = rows
+        .iter()
+        .map(|row| Head::read(&PgCells::of("agent_messages", row)));
+    heads.collect()
+}

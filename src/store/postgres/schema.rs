@@ -1,0 +1,238 @@
+//! The schema on Postgres, and how a database gets to it, empty or with tables
+//! that other programs already use.
+//!
+//! **Invariant:** what exists is only added to. No lock that keeps others from
+//! reading or writing is waited for longer than [`LOCK_PATIENCE`]; indexes on
+//! tables that exist are built beside their users. Row-level security, grants,
+//! publications and replica identity of a table that we did not make are never
+//! touched. Run again, it does nothing.
+
+mod catalog;
+mod plan;
+mod shape;
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Row};
+
+use self::catalog::Catalog;
+pub(super) use self::shape::{has_ttl, ttl_ends};
+use super::{PostgresStore, Step, Trouble};
+use crate::store::{Migration, StoreError};
+
+/// "cogo-host" as a number, for the advisory lock of migrations.
+const MIGRATION_LOCK: i64 = 0x636f_676f_686f_7374;
+/// How long a migration waits for one that another host runs.
+const OTHER_PATIENCE: Duration = Duration::from_secs(300);
+const OTHER_POLL: Duration = Duration::from_millis(200);
+/// Everybody queues behind a lock that is waited for, so: briefly, and again.
+const LOCK_PATIENCE: &str = "SET LOCAL lock_timeout = '1s'";
+const LOCK_TRIES: u32 = 30;
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+
+const FIND_VERSION: &str = "SELECT to_regclass('cogo_host_schema') IS NOT NULL AS known";
+const READ_VERSION: &str = "SELECT coalesce(max(version), 0) AS version FROM cogo_host_schema";
+
+/// An index takes as long as it takes; none of its locks keeps anybody out.
+const PATIENT: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
+
+/// How events of this database are told apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EventShape {
+    /// The column that readers follow by.
+    pub(super) number: &'static str,
+    /// `message_id` is a UUID rather than text.
+    pub(super) uuid: bool,
+}
+
+const READ_EVENT_SHAPE: &str = "
+SELECT
+  coalesce(bool_or(attname = 'id' AND format_type(atttypid, NULL)
+    IN ('bigint', 'integer', 'smallint')), false) AS numbered,
+  coalesce(bool_or(attname = 'message_id' AND atttypid = 'uuid'::regtype), false) AS uuid
+FROM pg_attribute
+WHERE attrelid = to_regclass('bus_events') AND attnum > 0 AND NOT attisdropped";
+
+/// The version of the schema; 0 where there is none.
+pub(super) async fn version(conn: &mut PgConnection) -> Step<i64> {
+    let row = sqlx::query(FIND_VERSION)
+        .persistent(false)
+        .fetch_one(&mut *conn)
+        .await?;
+    if !row.try_get::<bool, _>("known")? {
+        return Ok(0);
+    }
+    let row = sqlx::query(READ_VERSION)
+        .persistent(false)
+        .fetch_one(conn)
+        .await?;
+    Ok(row.try_get("version")?)
+}
+
+pub(super) fn refuse_newer(found: i64, place: &str) -> Result<(), StoreError> {
+    if found > shape::VERSION {
+        return Err(StoreError::Newer {
+            database: place.to_owned(),
+            found,
+            known: shape::VERSION,
+        });
+    }
+    Ok(())
+}
+
+pub(super) async fn check(store: &PostgresStore) -> Step<()> {
+    let mut turn = store.connections.transaction().await?;
+    let found = version(turn.conn()).await?;
+    turn.finish().await?;
+    refuse_newer(found, &store.place)?;
+    if found < shape::VERSION {
+        return Err(StoreError::NotMigrated.into());
+    }
+    Ok(())
+}
+
+pub(super) async fn event_shape(store: &PostgresStore) -> Step<EventShape> {
+    let shape = store.event_shape.get_or_try_init(|| async {
+        let mut turn = store.connections.turn().await?;
+        let query = turn.query(READ_EVENT_SHAPE);
+        let row = query.fetch_one(turn.conn()).await?;
+        turn.finish().await?;
+        Ok::<_, Trouble>(EventShape {
+            number: match row.try_get("numbered")? {
+                true => "id",
+                false => shape::EVENT_SEQ,
+            },
+            uuid: row.try_get("uuid")?,
+        })
+    });
+    shape.await.copied()
+}
+
+pub(super) async fn migrate(store: &PostgresStore, dry_run: bool) -> Step<Migration> {
+    // A connection of its own: it is set otherwise, and holds a lock of the
+    // session, which a pooler of transactions would give to somebody else.
+    let mut conn = store.connections.probe().await?;
+    if dry_run {
+        // Together, for a pooler that may go on with another server.
+        sqlx::raw_sql("BEGIN").execute(&mut conn).await?;
+        let (migration, _) = prepare(&mut conn, &store.place).await?;
+        sqlx::raw_sql("COMMIT").execute(&mut conn).await?;
+        conn.close().await?;
+        return Ok(migration);
+    }
+    if store.connections.is_pooled() {
+        let problem = "a transaction pooler cannot hold a migration's lock: migrate over a direct \
+                       or a session connection (port 5432)";
+        return Err(StoreError::Refused(problem.to_owned()).into());
+    }
+    lock(&mut conn).await?;
+    let (mut migration, steps) = prepare(&mut conn, &store.place).await?;
+    run(&mut conn, &steps).await?;
+    // Closing the session releases the lock.
+    conn.close().await?;
+    let run = steps
+        .iter()
+        .filter(|step| !matches!(step, plan::Step::Advice(_)));
+    migration.statements = run.map(|step| step.sql().to_owned()).collect();
+    Ok(migration)
+}
+
+/// What is to be done, from what the catalog says.
+async fn prepare(conn: &mut PgConnection, place: &str) -> Step<(Migration, Vec<plan::Step>)> {
+    let from = version(conn).await?;
+    refuse_newer(from, place)?;
+    let catalog = Catalog::read(conn).await?;
+    warn_guarded(&catalog);
+    let steps = plan::plan(&catalog, from)?;
+    let migration = Migration {
+        from,
+        to: shape::VERSION,
+        statements: steps.iter().map(|step| step.sql().to_owned()).collect(),
+    };
+    Ok((migration, steps))
+}
+
+/// Rows that a policy hides are simply not there for us.
+fn warn_guarded(catalog: &Catalog) {
+    let mut guarded: Vec<&str> = catalog
+        .relations
+        .iter()
+        .filter(|(_, relation)| relation.guarded)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    guarded.sort_unstable();
+    for table in guarded {
+        tracing::warn!(
+            table,
+            user = catalog.user,
+            "row-level security of `{table}` applies to `{}`: rows that its policies hide will not be seen",
+            catalog.user
+        );
+    }
+}
+
+/// Waits for its turn without holding a snapshot open, which the other host's
+/// index would wait for.
+async fn lock(conn: &mut PgConnection) -> Step<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        let row = sqlx::query("SELECT pg_try_advisory_lock($1) AS locked")
+            .bind(MIGRATION_LOCK)
+            .fetch_one(&mut *conn)
+            .await?;
+        if row.try_get("locked")? {
+            return Ok(());
+        }
+        if begun.elapsed() > OTHER_PATIENCE {
+            let problem = "another host is still migrating this database";
+            return Err(StoreError::Unavailable(problem.to_owned()).into());
+        }
+        tokio::time::sleep(OTHER_POLL).await;
+    }
+}
+
+async fn run(conn: &mut PgConnection, steps: &[plan::Step]) -> Step<()> {
+    let together: Vec<&str> = steps
+        .iter()
+        .filter_map(|step| match step {
+            plan::Step::Together(sql) => Some(sql.as_str()),
+            _ => None,
+        })
+        .collect();
+    if !together.is_empty() {
+        let script = format!("BEGIN; {LOCK_PATIENCE}; {}; COMMIT", together.join(";\n"));
+        run_patiently(conn, &script).await?;
+    }
+    sqlx::raw_sql(PATIENT).execute(&mut *conn).await?;
+    for step in steps {
+        if let plan::Step::Alone(sql) = step {
+            tracing::info!(sql, "migrating");
+            sqlx::raw_sql(AssertSqlSafe(sql.clone()))
+                .execute(&mut *conn)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Tries again while others keep the lock.
+async fn run_patiently(conn: &mut PgConnection, script: &str) -> Step<()> {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    const DEADLOCK: &str = "40P01";
+    let mut tries = 0;
+    loop {
+        let done = sqlx::raw_sql(AssertSqlSafe(script.to_owned()))
+            .execute(&mut *conn)
+            .await;
+        let Err(cause) = done else { return Ok(()) };
+        let code = cause.as_database_error().and_then(|e| e.code());
+        let busy = matches!(code.as_deref(), Some(LOCK_NOT_AVAILABLE | DEADLOCK));
+        tries += 1;
+        if !busy || tries >= LOCK_TRIES {
+            return Err(cause.into());
+        }
+        sqlx::raw_sql("ROLLBACK").execute(&mut *conn).await?;
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+}
