@@ -170,6 +170,7 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>) {
                 tokio::select! {
                     () = &mut wake => {}
                     () = tokio::time::sleep(pause) => {}
+                    () = shared.store.hint(&shared.holder), if had_room => {}
                     () = shared.draining.cancelled() => {}
                 }
             }
