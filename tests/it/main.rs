@@ -12,6 +12,7 @@ mod api;
 mod bundled_plugins;
 mod guest;
 mod mistakes;
+mod postgres;
 mod sandbox;
 mod store;
 mod support;

@@ -16,6 +16,15 @@ macro_rules! conformance {
                 }
             )+
         }
+
+        mod postgres {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    crate::store::run(crate::support::postgres::bed().await, super::$case).await;
+                }
+            )+
+        }
     };
 }
 

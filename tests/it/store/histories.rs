@@ -289,3 +289,8 @@ fn run<F: Future<Output = Bed>>(cases: u32, make: impl Fn() -> F) {
 fn invariants_hold_after_every_step_on_sqlite() {
     run(32, crate::support::sqlite::bed);
 }
+
+#[test]
+fn invariants_hold_after_every_step_on_postgres() {
+    run(16, crate::support::postgres::bed);
+}

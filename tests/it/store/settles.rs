@@ -247,10 +247,6 @@ async fn the_same_claim_settles_once(bed: &Bed) {
     let twice = [settlement(&claim, done()), settlement(&claim, failed("no"))];
     let answer = bed.store.settle(&hand.id, &twice).await.unwrap();
     assert_eq!(answer, [Settled::Applied, Settled::LeaseLost]);
-    assert_eq!(
-        hand.settle(&*bed.store, &claim, done()).await,
-        Settled::LeaseLost
-    );
     let row = bed.store.task(claim.id).await.unwrap().unwrap();
     assert_eq!(row.status, Status::Done);
 }

@@ -319,7 +319,11 @@ async fn a_time_to_live_that_is_no_number_is_none(bed: &Bed) {
     let mut huge = with_ttl(BUILD_TEST, &json!(u64::MAX));
     huge.task_id = None;
     bed.store.enqueue(&[huge]).await.unwrap();
-    bed.foreign(BUILD_TEST, "\"__assignment\" is no JSON").await;
+    let text = match bed.door.keeps_broken_json() {
+        true => "\"__assignment\" is no JSON",
+        false => "\"__assignment\"",
+    };
+    bed.foreign(BUILD_TEST, text).await;
     bed.foreign(BUILD_TEST, "{\"__assignment\": 7}").await;
     let day = Duration::from_secs(86_400);
     bed.door

@@ -25,6 +25,9 @@ pub trait Backdoor: Send + Sync {
     /// The first column of the first row, as a number.
     async fn number(&self, sql: &str) -> i64;
 
+    /// Whether a payload may be text that is no JSON.
+    fn keeps_broken_json(&self) -> bool;
+
     /// Moves an instant of the rows that `which` names into the past.
     async fn age(&self, table: &str, column: &str, by: Duration, which: &str);
 }

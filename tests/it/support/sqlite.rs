@@ -63,6 +63,10 @@ impl Backdoor for FileDoor {
         query.fetch_one(&self.pool).await.unwrap().get(0)
     }
 
+    fn keeps_broken_json(&self) -> bool {
+        true
+    }
+
     async fn age(&self, table: &str, column: &str, by: Duration, which: &str) {
         let ms = by.as_secs_f64();
         let sql = format!(

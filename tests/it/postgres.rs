@@ -1,0 +1,7 @@
+//! What only a Postgres bus has: tables that were there before, hints, poolers,
+//! values that nothing else knows. The rest is the conformance suite's.
+
+mod connections;
+mod hints;
+mod migration;
+mod rows;

@@ -1,0 +1,103 @@
+//! Ways to the database, and what is said where there is none.
+
+use cogo_host::store::{PostgresStore, Store, StoreError};
+
+use crate::support::hand::{DOCS, Hand, done, tasks};
+use crate::support::postgres::cluster::Cluster;
+use crate::support::postgres::{cluster, connect, execute, migrated, open, texts};
+
+async fn refusal(url: &str) -> StoreError {
+    PostgresStore::open(&url.parse().unwrap())
+        .await
+        .unwrap_err()
+}
+
+#[tokio::test]
+async fn a_way_that_leads_nowhere_is_named_without_its_password() {
+    let port = cluster().port();
+    let error = refusal(&format!("postgres://cogo:s3cret@127.0.0.1:{port}/nowhere")).await;
+    assert!(matches!(error, StoreError::Missing(_)), "{error}");
+    assert!(error.to_string().contains("`nowhere`"), "{error}");
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let closed = free.local_addr().unwrap().port();
+    drop(free);
+    let error = refusal(&format!("postgres://cogo:s3cret@127.0.0.1:{closed}/bus")).await;
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(error.to_string().contains("`bus` at 127.0.0.1"), "{error}");
+    assert!(!error.to_string().contains("s3cret"));
+    let error = refusal(&format!("postgres://nobody:s3cret@127.0.0.1:{port}/bus")).await;
+    assert!(matches!(error, StoreError::Refused(_)), "{error}");
+    assert!(!format!("{error:?}").contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_socket_is_a_way_too() {
+    let url = migrated().await;
+    let database = url.rsplit('/').next().unwrap();
+    let dir = cluster().socket_dir().display().to_string();
+    let port = cluster().port();
+    let url = format!("postgres://cogo@localhost:{port}/{database}?host={dir}");
+    open(&url).await.check_schema().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_went_away_and_came_back_is_used_again() {
+    let cluster = Cluster::start();
+    cluster.create("bus", "template1").await;
+    let store = open(&cluster.url("bus")).await;
+    store.migrate(false).await.unwrap();
+    store.enqueue(&tasks(DOCS, 1)).await.unwrap();
+    cluster.kill();
+    let hand = Hand::new();
+    let request = cogo_host::store::ClaimRequest {
+        holder: &hand.id,
+        lease: crate::support::hand::LEASE,
+        wants: vec![crate::support::hand::want(DOCS)],
+        limit: 1,
+    };
+    let error = store.claim(&request).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(cluster.try_start());
+    // A pool of connections to a server that is gone drains by its errors.
+    let claims = loop {
+        match store.claim(&request).await {
+            Ok(claims) => break claims,
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+    };
+    hand.end(&store, &claims[0], done()).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_somebody_keeps_is_not_waited_for_long() {
+    let url = migrated().await;
+    let store = open(&url).await;
+    store.enqueue(&tasks(DOCS, 2)).await.unwrap();
+    let hand = Hand::new();
+    let claims = hand.claim(&store, DOCS, 1).await;
+    let mut keeper = connect(&url).await;
+    let lock = format!(
+        "BEGIN; SELECT FROM agent_messages WHERE id = '{}' FOR UPDATE",
+        claims[0].id
+    );
+    execute(&mut keeper, &lock).await;
+    let ends = [crate::support::hand::settlement(&claims[0], done())];
+    let error = store.settle(&hand.id, &ends).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    // A claim takes what is free.
+    assert_eq!(hand.claim(&store, DOCS, 5).await.len(), 1);
+    execute(&mut keeper, "COMMIT").await;
+    hand.end(&store, &claims[0], done()).await;
+    let open = "SELECT count(*) FROM agent_messages WHERE status = 'claimed'";
+    assert_eq!(texts(&mut keeper, open).await, [Some("1".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_pooler_is_no_way_to_migrate() {
+    let url = crate::support::postgres::empty().await;
+    let store = open(&format!("{url}?pgbouncer=true")).await;
+    assert!(store.is_pooled());
+    let error = store.migrate(false).await.unwrap_err().to_string();
+    assert!(error.contains("5432"), "{error}");
+    assert!(!store.migrate(true).await.unwrap().statements.is_empty());
+}

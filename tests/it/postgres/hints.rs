@@ -1,0 +1,69 @@
+//! Hints: they come while somebody waits, and cost nothing while nobody does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cogo_host::store::Store;
+use futures::FutureExt;
+
+use crate::support::hand::{DOCS, Hand, task, tasks};
+use crate::support::postgres::{connect, execute, migrated, open, texts};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_host_that_waits_is_woken_by_an_insert_of_another() {
+    let url = migrated().await;
+    let waiting = open(&url).await;
+    let hand = Hand::new();
+    // The first ones tell that listening and the announcement began.
+    let mut conn = connect(&url).await;
+    let listening = "SELECT count(*) FROM executor_waiters WHERE until > now()";
+    while texts(&mut conn, listening).await == [Some("0".to_owned())] {
+        tokio::time::timeout(PATIENCE, waiting.hint(&hand.id))
+            .await
+            .unwrap();
+    }
+    let listens = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    while texts(&mut conn, listens).await == [Some("0".to_owned())] {}
+    while waiting.hint(&hand.id).now_or_never().is_some() {}
+
+    let hint = tokio::spawn({
+        let waiting = Arc::new(waiting);
+        let id = hand.id.clone();
+        async move {
+            waiting.hint(&id).await;
+            waiting
+        }
+    });
+    let producer = open(&url).await;
+    producer.enqueue(&tasks(DOCS, 5)).await.unwrap();
+    let waiting = tokio::time::timeout(PATIENCE, hint).await.unwrap().unwrap();
+    assert_eq!(hand.claim(&*waiting, DOCS, 9).await.len(), 5);
+    waiting.leave(&hand.id).await.unwrap();
+    assert_eq!(texts(&mut conn, listening).await, [Some("0".to_owned())]);
+}
+
+#[tokio::test]
+async fn nobody_is_notified_while_nobody_waits() {
+    let url = migrated().await;
+    let mut listener = sqlx::postgres::PgListener::connect(&url).await.unwrap();
+    listener.listen("cogo_bus").await.unwrap();
+    let store = open(&url).await;
+    store.enqueue(&[task(DOCS)]).await.unwrap();
+    let mut conn = connect(&url).await;
+    execute(
+        &mut conn,
+        "INSERT INTO executor_waiters (holder, until) VALUES ('h', now() + interval '1 hour')",
+    )
+    .await;
+    // One for the whole batch, and so the first that arrives.
+    store.enqueue(&tasks(DOCS, 50)).await.unwrap();
+    execute(&mut conn, "SELECT pg_notify('cogo_bus', 'end')").await;
+    let payloads = [
+        listener.recv().await.unwrap().payload().to_owned(),
+        listener.recv().await.unwrap().payload().to_owned(),
+    ];
+    assert_eq!(payloads, ["", "end"]);
+}

@@ -1,0 +1,226 @@
+//! A private Postgres cluster: made from nothing, gone with the process that
+//! made it, however that ends.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+
+pub const SUPERUSER: &str = "cogo";
+
+/// `nobody`: the server refuses to run as root.
+const UNPRIVILEGED: u32 = 65534;
+const TOOLS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
+
+/// Ends the server and removes its files once standard input closes, which
+/// happens however the test process goes away.
+const WATCHDOG: &str = r#"
+trap '' INT TERM HUP
+read -r _
+pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
+if [ -n "$pid" ]; then
+  kill -QUIT "$pid" 2>/dev/null
+  while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+fi
+rm -rf "$1"
+"#;
+
+/// A running cluster.
+pub struct Cluster {
+    bin: PathBuf,
+    dir: PathBuf,
+    port: u16,
+    databases: AtomicU32,
+    watchdog: Child,
+}
+
+impl Cluster {
+    /// # Panics
+    /// Where the server's binaries are missing or do not start.
+    pub fn start() -> Self {
+        let bin = find_binaries();
+        let dir = tempfile::Builder::new().prefix("cogo-pg-").tempdir();
+        let dir = dir.map(TempDir::keep).unwrap();
+        if is_root() {
+            chown(&dir, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+        }
+        let watchdog = Command::new("sh")
+            .args(["-c", WATCHDOG, "watchdog"])
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut cluster = Self {
+            bin,
+            dir,
+            port: 0,
+            databases: AtomicU32::new(0),
+            watchdog,
+        };
+        cluster.init();
+        // Somebody may take the port between our look and the server's.
+        let started = (0..5).any(|_| {
+            cluster.port = free_port();
+            cluster.try_start()
+        });
+        assert!(started, "the server does not start:\n{}", cluster.log());
+        cluster
+    }
+
+    fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(self.bin.join(name));
+        command
+            .current_dir(&self.dir)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
+        if is_root() {
+            command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
+        }
+        command
+    }
+
+    fn init(&self) {
+        let output = self
+            .tool("initdb")
+            .args(["--no-sync", "--auth=trust", "--encoding=UTF8"])
+            .args(["--username", SUPERUSER, "--pgdata"])
+            .arg(self.dir.join("data"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "initdb failed: {said}");
+        let settings = format!(
+            "listen_addresses = '127.0.0.1'
+unix_socket_directories = '{}'
+max_connections = 300
+fsync = off
+full_page_writes = off
+wal_level = logical
+shared_buffers = 64MB
+",
+            self.dir.display()
+        );
+        let file = self.dir.join("data/postgresql.conf");
+        let mut file = fs::OpenOptions::new().append(true).open(file).unwrap();
+        file.write_all(settings.as_bytes()).unwrap();
+    }
+
+    /// Starts the server and waits until it answers.
+    pub fn try_start(&self) -> bool {
+        let status = self
+            .tool("pg_ctl")
+            .args(["start", "--wait", "--timeout=60", "--silent", "--pgdata"])
+            .arg(self.dir.join("data"))
+            .arg("--log")
+            .arg(self.dir.join("log"))
+            .arg(format!("--options=-p {}", self.port))
+            .status();
+        status.unwrap().success()
+    }
+
+    /// Ends the server as a crash would.
+    pub fn kill(&self) {
+        let status = self
+            .tool("pg_ctl")
+            .args(["stop", "--mode=immediate", "--silent", "--pgdata"])
+            .arg(self.dir.join("data"))
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn socket_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        self.url_as(SUPERUSER, database)
+    }
+
+    pub fn url_as(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A new database, a copy of `template`; its URL.
+    pub async fn fresh(&self, template: &str) -> String {
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test_{number}");
+        self.create(&name, template).await;
+        self.url(&name)
+    }
+
+    pub async fn create(&self, name: &str, template: &str) {
+        let mut conn = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        let sql = format!(r#"CREATE DATABASE "{name}" TEMPLATE "{template}""#);
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        conn.close().await.unwrap();
+    }
+}
+
+/// For clusters that a test makes for itself; the shared one ends with the
+/// process, which closes the watchdog's input as well.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// `COGO_PG_BIN`, then what `pg_config` names, Debian's layout, and `PATH`.
+fn find_binaries() -> PathBuf {
+    let mut places: Vec<PathBuf> = Vec::new();
+    places.extend(std::env::var_os("COGO_PG_BIN").map(PathBuf::from));
+    if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
+        let place = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        places.push(PathBuf::from(place));
+    }
+    if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
+        let mut versions: Vec<PathBuf> = versions
+            .filter_map(|version| Some(version.ok()?.path().join("bin")))
+            .collect();
+        versions.sort();
+        places.extend(versions.into_iter().rev());
+    }
+    if let Some(path) = std::env::var_os("PATH") {
+        places.extend(std::env::split_paths(&path));
+    }
+    let complete = |place: &&PathBuf| TOOLS.iter().all(|tool| place.join(tool).is_file());
+    let found = places.iter().find(complete).cloned();
+    found.unwrap_or_else(|| {
+        panic!(
+            "no Postgres server to test with: {TOOLS:?} were not found in COGO_PG_BIN, \
+             by `pg_config --bindir`, in /usr/lib/postgresql/*/bin, or in PATH. \
+             Install it (Debian, Ubuntu: `apt-get install postgresql`; macOS: \
+             `brew install postgresql`), or name its bin directory in COGO_PG_BIN."
+        )
+    })
+}
