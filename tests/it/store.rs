@@ -25,6 +25,16 @@ macro_rules! conformance {
                 }
             )+
         }
+
+        mod pooled_postgres {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let bed = crate::support::postgres::pooled_bed().await;
+                    crate::store::run(bed, super::$case).await;
+                }
+            )+
+        }
     };
 }
 

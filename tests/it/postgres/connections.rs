@@ -4,7 +4,7 @@ use cogo_host::store::{PostgresStore, Store, StoreError};
 
 use crate::support::hand::{DOCS, Hand, done, tasks};
 use crate::support::postgres::cluster::Cluster;
-use crate::support::postgres::{cluster, connect, execute, migrated, open, texts};
+use crate::support::postgres::{cluster, connect, execute, migrated, open, pooled, texts};
 
 async fn refusal(url: &str) -> StoreError {
     PostgresStore::open(&url.parse().unwrap())
@@ -95,7 +95,7 @@ async fn a_lock_that_somebody_keeps_is_not_waited_for_long() {
 #[tokio::test]
 async fn a_pooler_is_no_way_to_migrate() {
     let url = crate::support::postgres::empty().await;
-    let store = open(&format!("{url}?pgbouncer=true")).await;
+    let store = open(&pooled(&url)).await;
     assert!(store.is_pooled());
     let error = store.migrate(false).await.unwrap_err().to_string();
     assert!(error.contains("5432"), "{error}");

@@ -5,6 +5,7 @@
 //! nothing.
 
 pub mod cluster;
+pub mod pooler;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -60,6 +61,27 @@ pub async fn bed() -> Bed {
         door: Box::new(ServerDoor::open(&url)),
         watch: Watch::default(),
     }
+}
+
+/// The same, by way of a pooler of transactions.
+pub async fn pooled_bed() -> Bed {
+    let url = migrated().await;
+    Bed {
+        store: Arc::new(open(&pooled(&url)).await),
+        door: Box::new(ServerDoor::open(&url)),
+        watch: Watch::default(),
+    }
+}
+
+/// The way to the same database through the pooler.
+pub fn pooled(url: &str) -> String {
+    static PORT: OnceLock<u16> = OnceLock::new();
+    let port = *PORT.get_or_init(|| pooler::start(cluster()));
+    let direct = format!(":{}/", cluster().port());
+    format!(
+        "{}?pgbouncer=true",
+        url.replace(&direct, &format!(":{port}/"))
+    )
 }
 
 /// The store at `url`, not migrated.

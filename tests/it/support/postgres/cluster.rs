@@ -16,7 +16,7 @@ use tempfile::TempDir;
 pub const SUPERUSER: &str = "cogo";
 
 /// `nobody`: the server refuses to run as root.
-const UNPRIVILEGED: u32 = 65534;
+pub const UNPRIVILEGED: u32 = 65534;
 const TOOLS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 
 /// Ends the server and removes its files once standard input closes, which
@@ -24,11 +24,13 @@ const TOOLS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
 read -r _
-pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
-if [ -n "$pid" ]; then
-  kill -QUIT "$pid" 2>/dev/null
-  while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-fi
+for file in "$1/pgbouncer.pid" "$1/data/postmaster.pid"; do
+  pid=$(head -n 1 "$file" 2>/dev/null)
+  if [ -n "$pid" ]; then
+    kill -QUIT "$pid" 2>/dev/null
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+  fi
+done
 rm -rf "$1"
 "#;
 
@@ -186,11 +188,11 @@ impl Drop for Cluster {
     }
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
