@@ -397,8 +397,8 @@ pub trait Store: Send + Sync + 'static {
     /// The newest published artifact of that task label and path.
     async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>>;
 
-    /// Whether any of these routes has rows on the bus; for messages about
-    /// routes that nobody serves.
+    /// The routes of tasks that have not ended; for messages about routes that
+    /// nobody serves.
     async fn routes(&self) -> Result<Vec<Route>>;
 
     /// Waits until a task may have become due, for hosts that have nothing to

@@ -46,7 +46,7 @@ use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, TaskRow};
 /// Files up to this size are checked in full when they are opened, which takes
 /// a fraction of a second; beyond it the check would keep a host from starting,
 /// and [`SqliteStore::verify`] does it on demand.
-const CHECKED_AT_OPEN_BYTES: u64 = 32 * 1024 * 1024;
+const CHECKED_AT_OPEN_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

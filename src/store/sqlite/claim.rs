@@ -46,12 +46,21 @@ lane (place, head) AS (
   FROM want
   UNION ALL
   SELECT lane.place,
-    (SELECT m.rowid
-     FROM agent_messages AS m INDEXED BY agent_messages_due
-     WHERE m.status = 'queued' AND m.service = head.service AND m.role = head.role
-       AND (m.shard, m.priority) > (head.shard, head.priority)
-     ORDER BY m.shard, m.priority
-     LIMIT 1)
+    -- Not `(shard, priority) > (…)`: that would walk through the whole lane.
+    coalesce(
+      (SELECT m.rowid
+       FROM agent_messages AS m INDEXED BY agent_messages_due
+       WHERE m.status = 'queued' AND m.service = head.service AND m.role = head.role
+         AND m.shard = head.shard AND m.priority > head.priority
+       ORDER BY m.priority
+       LIMIT 1),
+      (SELECT m.rowid
+       FROM agent_messages AS m INDEXED BY agent_messages_due
+       WHERE m.status = 'queued' AND m.service = head.service AND m.role = head.role
+         AND m.shard > head.shard
+       ORDER BY m.shard, m.priority
+       LIMIT 1)
+    )
   FROM lane
   JOIN agent_messages AS head ON head.rowid = lane.head
 )

@@ -22,8 +22,10 @@ macro_rules! in_scope {
     };
 }
 
-/// Groups of tasks that ended alike. The last attempt says what ended a task;
-/// one plugin name over all attempts says that the choice held.
+/// Groups of tasks that ended alike. One plugin name over all attempts says
+/// that the choice held; the last attempt says what ended a task: where a group
+/// has one `max`, SQLite takes bare columns from the row that holds it
+/// (sqlite.org/lang_select.html, section 2.5).
 macro_rules! select_ended {
     ($scope:ident) => {
         concat!(
@@ -31,23 +33,20 @@ macro_rules! select_ended {
 WITH ended AS (
   SELECT m.service, m.role, m.status, m.error,
     CASE WHEN json_valid(m.result) THEN m.result ->> '$.type' END AS report,
-    CASE WHEN json_valid(m.result) THEN json_extract(m.result, '$.passed') END AS passed,
-    (SELECT a.kind FROM executor_attempts AS a
-     WHERE a.message_id = m.id ORDER BY a.lease_epoch DESC LIMIT 1) AS kind,
-    (SELECT count(DISTINCT a.plugin) FROM executor_attempts AS a
-     WHERE a.message_id = m.id) AS plugins,
-    (SELECT coalesce(max(a.why ->> '$.fallback'), 0) FROM executor_attempts AS a
-     WHERE a.message_id = m.id) AS any_fallback,
-    (SELECT a.why ->> '$.fallback' FROM executor_attempts AS a
-     WHERE a.message_id = m.id ORDER BY a.lease_epoch DESC LIMIT 1) AS last_fallback
+    CASE WHEN json_valid(m.result) THEN m.result ->> '$.passed' END AS passed,
+    max(a.lease_epoch), a.kind AS kind, a.why ->> '$.fallback' AS fallback,
+    count(DISTINCT a.plugin) AS plugins, total(a.why ->> '$.fallback') AS fallbacks
   FROM agent_messages AS m
+  LEFT JOIN executor_attempts AS a ON a.message_id = m.id
   WHERE ",
             in_scope!($scope),
             "
     AND m.status IN ('done', 'failed')
+  -- The order of the index over a window: no sort.
+  GROUP BY coalesce(m.done_at, m.last_error_at, m.created_at), m.status, m.rowid
 )
 SELECT service, role, status, error = ?2 AS cancelled, report, passed, kind,
-  plugins = 1 AND any_fallback = 0 AS held, coalesce(last_fallback, 0) AS fallback,
+  plugins = 1 AND fallbacks = 0 AS held, coalesce(fallback, 0) AS fallback,
   count(*) AS tasks
 FROM ended
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"

@@ -70,9 +70,16 @@ WHERE task_id = ?1 AND path = ?2
 ORDER BY created_at DESC, rowid DESC
 LIMIT 1";
 
+/// Of tasks that have not ended, each by the partial index that knows it.
 const SELECT_ROUTES: &str = "
-SELECT DISTINCT service, role, shard, tenant
-FROM agent_messages
+SELECT service, role, shard, tenant FROM agent_messages
+WHERE status = 'queued'
+UNION
+SELECT service, role, shard, tenant FROM agent_messages
+WHERE status = 'claimed' AND lease_expires_at IS NOT NULL
+UNION
+SELECT service, role, shard, tenant FROM agent_messages
+WHERE status = 'claimed' AND lease_expires_at IS NULL
 ORDER BY service, role, shard, tenant";
 
 pub(super) async fn ping(store: &SqliteStore) -> Step<()> {

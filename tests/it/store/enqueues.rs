@@ -17,7 +17,7 @@ conformance!(
     a_unique_key_is_free_again_after_the_end,
     a_delayed_task_is_due_later,
     the_same_id_again_is_the_same_task,
-    routes_lists_what_is_on_the_bus,
+    routes_lists_what_has_not_ended,
     nothing_is_no_trouble,
 );
 
@@ -147,7 +147,7 @@ async fn the_same_id_again_is_the_same_task(bed: &Bed) {
     assert_eq!(answer, [Enqueued::Existing(new.id)]);
 }
 
-async fn routes_lists_what_is_on_the_bus(bed: &Bed) {
+async fn routes_lists_what_has_not_ended(bed: &Bed) {
     let mut sharded = task(DOCS);
     sharded.route.shard = 2;
     bed.store
@@ -155,6 +155,13 @@ async fn routes_lists_what_is_on_the_bus(bed: &Bed) {
         .await
         .unwrap();
     bed.foreign("no route/at all", "{}").await;
+    let ended = task("ended/thing");
+    bed.store
+        .enqueue(std::slice::from_ref(&ended))
+        .await
+        .unwrap();
+    bed.store.cancel(ended.id, "me").await.unwrap();
+    Hand::new().claim_one(&*bed.store, BUILD_TEST).await;
     let routes = bed.store.routes().await.unwrap();
     let shown: Vec<_> = routes.iter().map(|r| (r.key.clone(), r.shard)).collect();
     assert_eq!(
