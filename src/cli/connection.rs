@@ -88,6 +88,14 @@ impl Connection {
         })
     }
 
+    /// Whether some host shows itself on the bus.
+    pub async fn has_host(&self) -> Outcome<bool> {
+        // Three beats of a host without a sign of it.
+        const SILENT_MS: u64 = 30_000;
+        let hosts = self.store.hosts().await?;
+        Ok(self.host.is_some() || hosts.iter().any(|host| host.silent_ms < SILENT_MS))
+    }
+
     pub async fn submit(&self, submission: Value) -> Outcome<Submitted> {
         if let Some(host) = &self.host {
             return host.post("/api/tasks", &submission).await;

@@ -84,10 +84,10 @@ pub async fn submit(context: Context, args: SubmitArgs) -> Outcome {
                 submitted.id, submitted.trace_id
             )
         })?;
-        if connection.host.is_none() {
+        if !connection.has_host().await? {
             context
                 .output
-                .note("no host owns this bus now; `cogo-host run` executes the task");
+                .note("no host serves this bus now; `cogo-host run` executes the task");
         }
         return Ok(Exit::Ok);
     }
