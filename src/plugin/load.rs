@@ -6,9 +6,6 @@
 //! executed before the last step, which asks it what it is.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read as _};
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,42 +59,11 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Reads a plugin's file; of one that is too large, no more than shows it.
-    ///
-    /// # Errors
-    /// [`LoadCause::Unreadable`], also for what is no regular file.
-    pub fn read(path: &Path, name: Option<PluginName>) -> Result<Self, LoadError> {
-        let place = path.display().to_string();
-        match read_bounded(path) {
-            Ok(bytes) => Ok(Self {
-                name,
-                bytes: bytes.into(),
-                source: Source::Directory,
-                place,
-            }),
-            Err(cause) => {
-                let cause = LoadCause::Unreadable(cause.to_string());
-                Err(LoadError::new(place, cause))
-            }
-        }
-    }
-
     /// The refusal of a plugin that the stage wants pinned.
     pub fn unpinned(&self, stage: Stage) -> LoadError {
         let digest = Digest::of(&self.bytes);
         LoadError::new(self.place.clone(), LoadCause::Unpinned { stage, digest })
     }
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe or a device would block or never end.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path)?;
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// What the operator set for one plugin.

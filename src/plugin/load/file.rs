@@ -17,9 +17,9 @@ impl Candidate {
     /// # Errors
     /// `P102` for what cannot be read or is no regular file, `P101` for what is
     /// too large; it is then not read at all.
-    pub fn from_file(path: &Path, name: Option<PluginName>) -> Result<Self, LoadError> {
+    pub fn read(path: &Path, name: Option<PluginName>) -> Result<Self, LoadError> {
         let place = path.display().to_string();
-        let bytes = read(path).map_err(|cause| LoadError::new(place.clone(), cause))?;
+        let bytes = read_bounded(path).map_err(|cause| LoadError::new(place.clone(), cause))?;
         Ok(Self {
             name,
             bytes,
@@ -29,7 +29,7 @@ impl Candidate {
     }
 }
 
-fn read(path: &Path) -> Result<Bytes, LoadCause> {
+fn read_bounded(path: &Path) -> Result<Bytes, LoadCause> {
     let unreadable = |cause: io::Error| LoadCause::Unreadable(cause.to_string());
     let file = open(path).map_err(unreadable)?;
     let found = file.metadata().map_err(unreadable)?;
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn code(path: &Path) -> &'static str {
-        Candidate::from_file(path, None).unwrap_err().code()
+        Candidate::read(path, None).unwrap_err().code()
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(code(&at("large.wasm")), "P101");
         std::fs::write(at("good.wasm"), b"x").unwrap();
         std::os::unix::fs::symlink(at("good.wasm"), at("link.wasm")).unwrap();
-        let read = Candidate::from_file(&at("link.wasm"), None).unwrap();
+        let read = Candidate::read(&at("link.wasm"), None).unwrap();
         assert_eq!(read.bytes.as_ref(), b"x");
     }
 }
