@@ -107,30 +107,28 @@ async fn a_component_that_does_not_compile_is_refused_in_the_compilers_words() {
 #[tokio::test]
 async fn a_compiler_that_dies_or_hangs_costs_only_the_plugin() {
     let directory = tempfile::tempdir().unwrap();
+    let nowhere = CompileCommand {
+        program: "/nonexistent".into(),
+        args: Vec::new(),
+    };
+    let patient = CompileLimits::default();
+    let impatient = CompileLimits {
+        wall: Duration::from_millis(300),
+        ..patient
+    };
     let cases = [
-        (shell("kill -9 $$"), "P131"),
-        (shell("kill -SEGV $$"), "P131"),
-        (shell("echo thread panicked >&2; exit 101"), "P131"),
-        (shell("cat >/dev/null; sleep 3600"), "P132"),
+        (shell("kill -9 $$"), patient, "P131"),
+        (shell("kill -SEGV $$"), patient, "P131"),
+        (shell("echo thread panicked >&2; exit 101"), patient, "P131"),
+        (shell("cat >/dev/null; sleep 3600"), impatient, "P132"),
+        (shell("yes >&2"), impatient, "P132"),
         // Says that all is well and leaves nonsense.
-        (shell("cat >/dev/null; echo nonsense"), "P133"),
-        (shell("yes >&2"), "P132"),
-        (
-            CompileCommand {
-                program: "/nonexistent".into(),
-                args: Vec::new(),
-            },
-            "P133",
-        ),
+        (shell("cat >/dev/null; echo nonsense"), patient, "P133"),
+        (nowhere, patient, "P133"),
     ];
-    for (command, code) in cases {
-        let limits = CompileLimits {
-            wall: Duration::from_millis(300),
-            ..CompileLimits::default()
-        };
-        let refused = load(guest(), command.clone(), limits, directory.path())
-            .await
-            .unwrap_err();
+    for (command, limits, code) in cases {
+        let refused = load(guest(), command.clone(), limits, directory.path()).await;
+        let refused = refused.unwrap_err();
         assert_eq!(refused.code(), code, "{command:?}: {refused}");
     }
     // What the nonsense left does not stand in the way.

@@ -146,14 +146,19 @@ impl Controls {
 }
 
 /// How long guests may go on after they were asked to stop, in tests.
-pub const GRACE: Duration = Duration::from_millis(100);
+/// Ample, so that a busy machine does not cut those that do give way.
+pub const GRACE: Duration = Duration::from_secs(1);
 
 impl Bench {
     pub fn new() -> Self {
+        Self::with_grace(GRACE)
+    }
+
+    pub fn with_grace(grace: Duration) -> Self {
         let catalog = Arc::new(Catalog::new());
         let shelf = Arc::new(Shelf::default());
         let artifacts = Arc::clone(&shelf) as Arc<dyn Artifacts>;
-        let sandbox = Sandbox::new(Arc::clone(&catalog), runtimes(), artifacts).with_grace(GRACE);
+        let sandbox = Sandbox::new(Arc::clone(&catalog), runtimes(), artifacts).with_grace(grace);
         Self {
             sandbox: Arc::new(sandbox),
             catalog,

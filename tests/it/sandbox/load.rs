@@ -206,16 +206,16 @@ async fn a_description_that_never_comes_is_given_up() {
     assert_eq!(refused_with(&starting, impatient()).await.code(), "P141");
     let mut trapping = good();
     trapping.describe = "unreachable".to_owned();
-    let refused = refused_with(&trapping, impatient()).await;
+    let refused = refused_with(&trapping, Settings::default()).await;
     assert_eq!(refused.code(), "P140");
     assert!(refused.to_string().contains("unreachable"), "{refused}");
     let mut bombing = good();
     bombing.describe = "(if (i32.eq (i32.const -1) (memory.grow (i32.const 60000))) (then unreachable)) (i32.const 1024)".to_owned();
-    let refused = refused_with(&bombing, impatient()).await;
+    let refused = refused_with(&bombing, Settings::default()).await;
     assert!(refused.to_string().contains("more memory"), "{refused}");
 }
 
-/// Nobody described by a plugin gets anything out of it.
+/// What a plugin says of itself cannot depend on where it is installed.
 #[tokio::test]
 async fn a_description_gets_no_configuration() {
     let mut asking = good().items(

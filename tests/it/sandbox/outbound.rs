@@ -377,8 +377,18 @@ async fn an_attempt_that_is_cut_takes_its_request_along() {
     let fetch = Fetch::get(&silent.authority(), "/");
     let origin = silent.origin();
     let plugin = plugin(&fetch, &[&origin], &[&origin], Limits::DEFAULT).await;
-    let report = short(&plugin, 300).await;
-    assert_eq!(report.end, AttemptEnd::Stopped(StopReason::Deadline));
+    let bench = Bench::with_grace(Duration::from_millis(50));
+    let controls = Controls::new();
+    let running = bench
+        .sandbox
+        .run(plugin.clone(), attempt(&plugin), controls.control.clone());
+    let stop = async {
+        let mut arrived = silent.arrived.clone();
+        arrived.wait_for(|arrived| *arrived == 1).await.unwrap();
+        controls.stop.send_replace(Some(StopReason::Cancelled));
+    };
+    let (report, ()) = tokio::join!(running, stop);
+    assert_eq!(report.end, AttemptEnd::Stopped(StopReason::Cancelled));
     assert_eq!(http_span(&report).fields["error"], "aborted");
     // The server sees its end of the connection close.
     let mut ended = silent.ended.clone();
@@ -439,7 +449,7 @@ async fn requests_of_a_plugin_wait_for_their_turn() {
         ..Limits::DEFAULT
     };
     let plugin = plugin(&fetch, &[&origin], &[&origin], limits).await;
-    let bench = Bench::new();
+    let bench = Bench::with_grace(Duration::from_millis(50));
     let first = Controls::new();
     let holding = bench
         .sandbox
