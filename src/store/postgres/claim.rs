@@ -151,8 +151,9 @@ due AS MATERIALIZED (
         CROSS JOIN LATERAL (
           SELECT want.place, m.id, coalesce(m.retry_at, m.created_at) AS due,
             m.lease_epoch AS epoch, NULL::text AS holder, NULL::bigint AS claimed_ms,
-            m.lease_epoch IS NULL
-              OR coalesce(m.trace_id COLLATE \"C\" !~ '^[!-~]{1,128}$', TRUE) AS adopt
+            m.lease_epoch IS NULL OR m.trace_id IS NULL
+              OR octet_length(m.trace_id) NOT BETWEEN 1 AND 128
+              OR m.trace_id COLLATE \"C\" ~ '[^!-~]' AS adopt
           FROM agent_messages AS m
           WHERE m.status = 'queued' AND m.service = lane.service AND m.role = lane.role
             AND coalesce(m.shard, 0) = lane.shard AND m.priority = lane.priority

@@ -35,7 +35,9 @@ const TRANSACTION_POOLER_PORT: u16 = 6543;
 
 /// What a connection is set to. Scans of whole tables are for reports alone,
 /// and a plan that was made while a table was small must not become one; the
-/// costs that forbid them must not call the compiler of expressions either.
+/// costs that forbid them must not call the compiler of expressions either. Then
+/// all values lead to one plan, and it is made once: planning a claim takes
+/// longer than running it.
 macro_rules! settings {
     ($set:literal) => {
         concat!(
@@ -52,7 +54,9 @@ macro_rules! settings {
             $set,
             " enable_mergejoin = off; ",
             $set,
-            " jit = off"
+            " jit = off; ",
+            $set,
+            " plan_cache_mode = force_generic_plan"
         )
     };
 }

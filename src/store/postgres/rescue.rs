@@ -26,8 +26,8 @@ macro_rules! vacant {
     () => {
         "m.status = 'claimed' AND m.lease_expires_at IS NOT NULL
   AND m.lease_expires_at < now()
-  AND m.service COLLATE \"C\" ~ '^[A-Za-z0-9._-]{1,64}$'
-  AND m.role COLLATE \"C\" ~ '^[A-Za-z0-9._-]{1,64}$'"
+  AND length(m.service) BETWEEN 1 AND 64 AND m.service COLLATE \"C\" !~ '[^A-Za-z0-9._-]'
+  AND length(m.role) BETWEEN 1 AND 64 AND m.role COLLATE \"C\" !~ '[^A-Za-z0-9._-]'"
     };
 }
 

@@ -31,13 +31,13 @@ task AS (
 SELECT (SELECT count(*) FROM artifact) + (SELECT count(*) FROM attempt)
   + (SELECT count(*) FROM task) AS deleted";
 
-/// By their place in the table: others may have made it without a number.
+/// By their place in the table: others may have made it without a number. In
+/// the order in which they lie, which is that of the index.
 const DELETE_EVENTS: &str = "
 WITH old AS MATERIALIZED (
   SELECT ctid
   FROM bus_events
   WHERE created_at < now() - $1 * interval '1 microsecond'
-  ORDER BY created_at
   LIMIT $2
   FOR UPDATE SKIP LOCKED
 ),

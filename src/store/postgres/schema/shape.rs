@@ -232,7 +232,12 @@ pub(super) const BUS_EVENTS: Table = Table {
     unlogged: false,
     indexes: &[
         index("cogo_events_trace", "(trace_id)"),
-        index("cogo_events_created", "(created_at)"),
+        // Rows come in this order, and few columns are read by it: a fifth of
+        // what an event costs would be a full index here.
+        index(
+            "cogo_events_created",
+            "USING brin (created_at) WITH (autosummarize = on)",
+        ),
         index("cogo_events_message", "(message_id)"),
     ],
 };
@@ -271,7 +276,10 @@ const EXECUTOR_ATTEMPTS: Table = Table {
     constraints: "PRIMARY KEY (message_id, lease_epoch)",
     storage: "",
     unlogged: false,
-    indexes: &[index("executor_attempts_ended", "(ended_at)")],
+    indexes: &[index(
+        "executor_attempts_ended",
+        "USING brin (ended_at) WITH (autosummarize = on)",
+    )],
 };
 
 /// What settled attempts published; the bytes lie elsewhere, by their digest.
