@@ -6,11 +6,13 @@ use std::net::TcpStream;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, SUPERUSER, UNPRIVILEGED, free_port, is_root};
 
 /// Few servers for each database, so that clients meet one another's.
 const SERVERS: u32 = 3;
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Starts the pooler; the port that it listens on. It ends with its cluster.
 ///
@@ -46,7 +48,7 @@ logfile = {}
     );
     fs::write(&config, text).unwrap();
     let mut command = Command::new(binary);
-    command.arg("--quiet").arg(&config);
+    command.args(["--quiet", "--daemon"]).arg(&config);
     if is_root() {
         use std::os::unix::process::CommandExt;
         for file in [&users, &config] {
@@ -54,17 +56,12 @@ logfile = {}
         }
         command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let status = command.stdin(Stdio::null()).status().unwrap();
+    let begun = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if let Some(status) = child.try_wait().unwrap() {
-            let log = fs::read_to_string(dir.join("pgbouncer.log")).unwrap_or_default();
-            panic!("the pooler ended with {status}:\n{log}");
-        }
+        let log = || fs::read_to_string(dir.join("pgbouncer.log")).unwrap_or_default();
+        let alive = status.success() && begun.elapsed() < PATIENCE;
+        assert!(alive, "the pooler does not start ({status}):\n{}", log());
     }
     port
 }
