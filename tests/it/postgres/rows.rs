@@ -107,3 +107,19 @@ async fn a_payload_at_the_limit_survives_the_spaces_that_jsonb_puts_in() {
     };
     assert_eq!(text, new.payload.to_string());
 }
+
+#[tokio::test]
+async fn a_claim_stays_within_its_limit_whatever_the_planner_believes() {
+    let bed = bed().await;
+    // Statistics of before there was anything.
+    bed.door.execute("ANALYZE agent_messages").await;
+    bed.store.enqueue(&tasks(DOCS, 2000)).await.unwrap();
+    let hand = Hand::new();
+    for _ in 0..8 {
+        assert_eq!(hand.claim(&*bed.store, DOCS, 7).await.len(), 7);
+    }
+    bed.door.execute("ANALYZE agent_messages").await;
+    assert_eq!(hand.claim(&*bed.store, DOCS, 7).await.len(), 7);
+    let claimed = "SELECT count(*) FROM agent_messages WHERE status = 'claimed'";
+    assert_eq!(bed.door.number(claimed).await, 63);
+}
