@@ -6,8 +6,8 @@
 //! [`load`] takes bytes and makes a [`load::Plugin`] of them: size and digest,
 //! the outline against the contract's world ([`world`]), machine code from a
 //! child process or the cache ([`compile`]), imports resolved by what they need
-//! ([`wasi`]), and one call that asks it what it is. The [`catalog`] says which
-//! version serves. The [`sandbox`] runs attempts: for each a fresh store on one
+//! ([`wasi`]), and one call that asks it what it is. The [`watcher`] tells what
+//! lies in the operator's directory, the [`catalog`] which version serves. The [`sandbox`] runs attempts: for each a fresh store on one
 //! of the [`engine`]s under [`limits`], with the contract's host functions and
 //! requests that the [`egress`] policy lets out.
 //!
@@ -33,4 +33,5 @@ pub mod outbound;
 pub mod sandbox;
 mod text;
 pub mod wasi;
+pub mod watcher;
 pub mod world;
