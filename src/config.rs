@@ -72,6 +72,10 @@ pub struct Config {
     pub routes: BTreeMap<RouteKey, RouteConfig>,
     pub plugins: BTreeMap<PluginName, PluginConfig>,
     pub plugins_dir: Option<PathBuf>,
+    /// How long a file there must be left alone before it is read.
+    pub plugins_quiet: Duration,
+    /// How often all of it is looked at, whatever the system reports.
+    pub plugins_rescan: Duration,
     pub worker_url: Option<String>,
     pub worker_timeout: Duration,
     pub poll: Duration,

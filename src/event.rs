@@ -26,6 +26,14 @@ pub const LEASE_LOST: &str = "lease_lost";
 /// An expired lease was taken back.
 pub const TASK_RESCUED: &str = "task_rescued";
 pub const GATE_VIOLATION: &str = "gate_violation";
+/// A plugin serves of which no version served before.
+pub const PLUGIN_LOADED: &str = "plugin_loaded";
+/// Another version of a plugin serves, or none any more.
+pub const PLUGIN_SWAPPED: &str = "plugin_swapped";
+/// A version was refused; what served goes on serving.
+pub const PLUGIN_REJECTED: &str = "plugin_rejected";
+/// An operator put an earlier version back into service.
+pub const PLUGIN_ROLLED_BACK: &str = "plugin_rolled_back";
 
 /// An event to be written; the database gives it its id and its instant.
 #[derive(Debug, Clone, PartialEq)]

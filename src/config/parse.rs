@@ -42,6 +42,8 @@ impl Config {
             plugins: read.plugins()?,
             plugins_dir: read.text("plugins_dir")?.map(PathBuf::from),
             worker_url: read.worker_url()?,
+            plugins_quiet: read.millis("plugins_quiet_ms", 0)?,
+            plugins_rescan: read.millis("plugins_rescan_ms", 10)?,
             worker_timeout: read.millis("cogo_worker_timeout_ms", 1)?,
             poll: read.millis("bus_poll_ms", 1)?,
             lease: read.millis("reclaim_after_ms", 500)?,

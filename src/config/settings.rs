@@ -203,6 +203,18 @@ pub const SETTINGS: &[Setting] = &[
         "a directory of NAME.wasm that overlays the bundled plugins",
     ),
     setting(
+        "plugins_quiet_ms",
+        "COGO_PLUGINS_QUIET_MS",
+        Some("200"),
+        "how long a plugin's file must be left alone before it is read",
+    ),
+    setting(
+        "plugins_rescan_ms",
+        "COGO_PLUGINS_RESCAN_MS",
+        Some("30000"),
+        "how often all of plugins_dir is looked at",
+    ),
+    setting(
         "window_min",
         "WINDOW_MIN",
         Some("60"),
