@@ -38,10 +38,11 @@ use tokio::sync::Semaphore;
 
 pub use auth::{Actor, Auth, InvalidTokens, NoTokens, Protection, Tokens};
 pub use facts::{
-    ExecutorNow, FlagView, HostFacts, PluginSource, PluginView, Profile, ReadinessCheck, RouteView,
-    ServingView,
+    DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginSource, PluginView,
+    PreviousView, Profile, ReadinessCheck, RefusedFileView, RouteView, ServingView,
 };
 pub use hosts::HostNames;
+pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};
 pub use serve::serve;
 
 use crate::artifacts::local::LocalArtifacts;
@@ -59,6 +60,7 @@ pub struct Api {
     pub artifacts: LocalArtifacts,
     pub bus: BusHandle,
     pub facts: Arc<dyn HostFacts>,
+    pub plugins: Arc<dyn PluginOperator>,
     pub thresholds: Thresholds,
     /// How far gates over a window look back where a request does not say.
     pub window_min: u32,
@@ -126,6 +128,7 @@ pub fn router(api: Api) -> Router {
         )
         .route("/api/metrics/trace/{trace}", get(metrics::trace::show))
         .route("/api/plugins", get(plugins::list))
+        .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
         .route("/api/tasks", get(tasks::list).post(tasks::submit))
         .route("/api/tasks/{id}", get(tasks::show))
         .route("/api/tasks/{id}/cancel", post(tasks::cancel))

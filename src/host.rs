@@ -6,8 +6,13 @@
 //! [`crate::task`].
 
 mod facts;
+mod live_routes;
+mod operator;
+mod plugin_views;
 mod plugins;
+mod recorder;
 mod routes;
+mod swap;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,14 +32,20 @@ use crate::config::{Config, ConfigError};
 use crate::ids::HolderId;
 use crate::plugin::catalog::Catalog;
 use crate::plugin::sandbox::{Runtimes, Sandbox};
+use crate::plugin::watcher::Watcher;
 use crate::stage::Stage;
 use crate::store::{
     self, BusUrl, HostBeat, OpenMode, OwnerLock, OwnershipError, Retention, Store, StoreError,
 };
 use facts::Facts;
+pub use live_routes::LiveRoutes;
+use operator::Operator;
+pub use plugin_views::{directory as directory_view, plugins as plugin_views};
 pub use plugins::PluginsError;
-pub use plugins::{load as load_plugins, loader as plugin_loader};
+pub use plugins::loader as plugin_loader;
+pub use recorder::Recorder;
 pub use routes::{LoadedPlugin, LoadedPlugins, RouteEntry, RouteTable};
+pub use swap::{Started, SwapEvent, Swapper};
 
 /// How often the host shows itself on the bus.
 const BEAT: Duration = Duration::from_secs(10);
@@ -114,8 +125,15 @@ impl Host {
         config.make_state_dir()?;
         let owner = own(&config.bus)?;
         let store = open_store(&config.bus).await?;
-        let catalog = plugins::load(config, guests).await?;
-        let routes = Arc::new(RouteTable::build(config, Arc::clone(&catalog) as _)?);
+        let loader = plugins::loader(config, guests)?;
+        let Started {
+            swapper,
+            watcher,
+            events,
+        } = Swapper::start(config, loader).await?;
+        let swapper = Arc::new(swapper);
+        let catalog = Arc::clone(swapper.catalog());
+        let routes = Arc::new(LiveRoutes::start(config, Arc::clone(&catalog) as _)?);
         let auth = auth(config)?;
         let listener = listen(config).await?;
         let address = listener.local_addr().map_err(|source| HostError::Listen {
@@ -133,18 +151,32 @@ impl Host {
             holder,
             bus_settings(config, until_idle),
         )?;
-        let facts = Facts::new(config, catalog, routes);
+        let ending = CancellationToken::new();
+        let (recorder, recording) = Recorder::start(Arc::clone(&store), ending.clone());
+        let following = Following {
+            swapper: Arc::clone(&swapper),
+            routes: Arc::clone(&routes),
+            recorder: recorder.clone(),
+            bus: bus.clone(),
+        };
+        let mut background = following.start(watcher, events, &ending);
+        background.push(recording);
+        let operator = Operator {
+            swapper: Arc::clone(&swapper),
+            recorder,
+            holder: bus.holder().clone(),
+        };
         let api = Api {
             store: Arc::clone(&store),
             artifacts,
             bus: bus.clone(),
-            facts: Arc::new(facts),
+            facts: Arc::new(Facts::new(config, swapper, routes)),
+            plugins: Arc::new(operator),
             thresholds: config.gate.thresholds,
             window_min: config.gate.window_min,
             auth,
             hosts: HostNames::new(config.listen.bind, config.listen.names.clone()),
         };
-        let ending = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, api::router(api), ending.clone()));
         if let Some(owner) = &owner {
             owner.publish(&api_url)?;
@@ -157,6 +189,7 @@ impl Host {
             api_url.clone(),
             ending.clone(),
         ));
+        background.extend([serving, beating]);
         tracing::info!(
             api = %api_url,
             bus = %config.bus,
@@ -169,7 +202,7 @@ impl Host {
             bus,
             api_url,
             ending,
-            background: vec![serving, beating],
+            background,
             _owner: owner,
         })
     }
@@ -208,6 +241,47 @@ impl Host {
         if let Err(error) = self.store.close().await {
             tracing::warn!(%error, "the database did not close cleanly");
         }
+    }
+}
+
+/// What follows the plugins while the host runs.
+struct Following {
+    swapper: Arc<Swapper>,
+    routes: Arc<LiveRoutes>,
+    recorder: Recorder,
+    bus: BusHandle,
+}
+
+impl Following {
+    /// Records what the start found, and follows what comes.
+    fn start(
+        self,
+        watcher: Option<Watcher>,
+        found: Vec<SwapEvent>,
+        ending: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
+        let Self {
+            swapper,
+            routes,
+            recorder,
+            bus,
+        } = self;
+        let holder = bus.holder().clone();
+        let record = move |event: SwapEvent| recorder.record(event.into_event(&holder));
+        found.into_iter().for_each(&record);
+        let mut background = Vec::new();
+        if let Some(watcher) = watcher {
+            let (swapper, ending) = (Arc::clone(&swapper), ending.clone());
+            background.push(tokio::spawn(async move {
+                swapper.follow(watcher, record, ending).await;
+            }));
+        }
+        let (changes, ending) = (swapper.catalog().changes(), ending.clone());
+        background.push(tokio::spawn(async move {
+            // A route that is new may have tasks waiting.
+            routes.follow(changes, || bus.wake(), ending).await;
+        }));
+        background
     }
 }
 

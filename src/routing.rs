@@ -4,6 +4,9 @@
 //! The bus asks, whoever composes the host answers. Nothing here does I/O; an
 //! answer is taken from what is known at that moment.
 
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attempt::{PluginVersion, Problem};
@@ -30,12 +33,36 @@ pub struct ServedRoute {
 }
 
 /// The executor of one attempt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Assigned {
     pub plugin: PluginVersion,
     pub why: Why,
     /// How long the attempt may run.
     pub deadline: Duration,
+    /// Kept until the attempt has ended.
+    pub hold: Hold,
+}
+
+/// Keeps a plugin version loaded from its assignment to the end of the attempt,
+/// whatever is swapped meanwhile. What it holds is nobody's business here.
+#[derive(Clone, Default)]
+pub struct Hold(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Hold {
+    /// Holds this.
+    pub fn of<T: Any + Send + Sync>(held: Arc<T>) -> Self {
+        Self(Some(held))
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "Hold"
+        } else {
+            "Hold(nothing)"
+        })
+    }
 }
 
 /// Why a claimed task gets no executor after all.

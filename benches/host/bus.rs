@@ -13,7 +13,7 @@ use cogo_host::plugin::engine::Engines;
 use cogo_host::plugin::load::Plugin;
 use cogo_host::retry::RetryPolicy;
 use cogo_host::route::{KnownRole, Route};
-use cogo_host::routing::{Assigned, Routing, ServedRoute, Unassigned};
+use cogo_host::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
 use cogo_host::selection::{Basis, Path as ChosenPath, Why};
 use cogo_host::stage::Stage;
 use cogo_host::store::{OpenMode, Retention, SqliteStore, Store};
@@ -57,6 +57,7 @@ impl Routing for OneRoute {
                 rollout: None,
             },
             deadline: Duration::from_secs(60),
+            hold: Hold::default(),
         })
     }
 }

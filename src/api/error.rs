@@ -13,11 +13,13 @@ use serde::Serialize;
 
 use super::body::BodyError;
 use super::guard::Denied;
+use super::plugins::OrderError;
 use super::query::QueryError;
 use crate::artifacts::ArtifactError;
-use crate::ids::{MessageId, TraceId};
+use crate::ids::{Digest, MessageId, TraceId};
 use crate::intake::{IntakeError, RepeatError};
 use crate::payload::PayloadError;
+use crate::plugin::catalog::RollbackError;
 use crate::store::StoreError;
 use crate::task::Status;
 
@@ -44,6 +46,12 @@ pub(super) enum ApiError {
     NoTrace(TraceId),
     #[error("there is no such artifact")]
     NoArtifact,
+    #[error("there is no plugin `{0}`")]
+    NoPlugin(String),
+    #[error(transparent)]
+    RollbackOrder(#[from] OrderError),
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
     #[error("the range lies outside of the {bytes} bytes there are")]
     RangeUnsatisfiable { bytes: u64 },
     #[error("task {id} has ended already: it is {}", status.as_str())]
@@ -75,6 +83,15 @@ const fn told(error: &StoreError) -> &'static str {
     }
 }
 
+/// The versions that there are.
+fn choices(known: &[Digest]) -> String {
+    if known.is_empty() {
+        return "no other version of it is kept".to_owned();
+    }
+    let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+    format!("there are: {}", known.join(", "))
+}
+
 impl From<ArtifactError> for ApiError {
     fn from(error: ArtifactError) -> Self {
         match error {
@@ -93,9 +110,20 @@ impl ApiError {
 
     const fn status(&self) -> StatusCode {
         match self {
-            Self::UnknownPath(_) | Self::NoTask(_) | Self::NoTrace(_) | Self::NoArtifact => {
+            Self::UnknownPath(_)
+            | Self::NoTask(_)
+            | Self::NoTrace(_)
+            | Self::NoArtifact
+            | Self::NoPlugin(_)
+            | Self::Rollback(RollbackError::NoPlugin(_) | RollbackError::NoVersion { .. }) => {
                 StatusCode::NOT_FOUND
             }
+            Self::RollbackOrder(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Rollback(
+                RollbackError::NothingBefore(_)
+                | RollbackError::Ambiguous { .. }
+                | RollbackError::Serves { .. },
+            ) => StatusCode::CONFLICT,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Denied(denied) => denied.status(),
             Self::Query(_) | Self::Id(_) => StatusCode::BAD_REQUEST,
@@ -137,6 +165,13 @@ impl ApiError {
             Self::NoTask(_) => "task_not_found",
             Self::NoTrace(_) => "trace_not_found",
             Self::NoArtifact => "artifact_not_found",
+            Self::NoPlugin(_) | Self::Rollback(RollbackError::NoPlugin(_)) => "plugin_not_found",
+            Self::RollbackOrder(OrderError::To(_)) => "digest_invalid",
+            Self::RollbackOrder(OrderError::Reason(_)) => "reason_too_long",
+            Self::Rollback(RollbackError::NothingBefore(_)) => "no_previous_version",
+            Self::Rollback(RollbackError::NoVersion { .. }) => "version_not_found",
+            Self::Rollback(RollbackError::Ambiguous { .. }) => "digest_ambiguous",
+            Self::Rollback(RollbackError::Serves { .. }) => "version_serves",
             Self::RangeUnsatisfiable { .. } => "range_unsatisfiable",
             Self::TaskEnded { .. } => "task_ended",
             Self::Intake(error) => error.code(),
@@ -167,10 +202,21 @@ impl ApiError {
             Self::Intake(IntakeError::NobodyHandles { .. }) => {
                 "`GET /api/plugins` shows what each plugin handles, and why one did not load"
             }
+            Self::NoPlugin(_) | Self::Rollback(RollbackError::NoPlugin(_)) => {
+                "`GET /api/plugins` lists the plugins"
+            }
+            Self::Rollback(
+                RollbackError::NoVersion { known, .. } | RollbackError::Ambiguous { known, .. },
+            ) => return Some(choices(known)),
+            Self::Rollback(RollbackError::NothingBefore(_)) => {
+                "versions are kept from the moment they are replaced; put the right file into the plugins directory"
+            }
             Self::TaskEnded { .. } => "`POST /api/tasks/ID/retry` repeats it as a new task",
             Self::Repeat(RepeatError::NotEnded(_)) => "`POST /api/tasks/ID/cancel` ends it",
             Self::Store(error) => error.hint(),
             Self::MethodNotAllowed { .. }
+            | Self::RollbackOrder(_)
+            | Self::Rollback(RollbackError::Serves { .. })
             | Self::NoTask(_)
             | Self::NoTrace(_)
             | Self::NoArtifact

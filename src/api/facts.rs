@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Kind, PluginVersion};
 use crate::ids::{Digest, PluginName};
@@ -31,6 +31,9 @@ pub trait HostFacts: Send + Sync + 'static {
     fn routes(&self) -> Vec<RouteView>;
 
     fn plugins(&self) -> Vec<PluginView>;
+
+    /// The watched directory of plugins, if one is configured.
+    fn plugins_directory(&self) -> Option<DirectoryView>;
 
     /// What readiness depends on besides the database, the plugins and the
     /// drain, which the API checks itself.
@@ -74,17 +77,61 @@ pub enum ExecutorNow {
 }
 
 /// A plugin as the host knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginView {
     pub name: PluginName,
     pub source: PluginSource,
-    /// Absent while no version of it could be loaded.
+    /// Absent while no version of it could be loaded, and once it was removed.
     pub serving: Option<ServingView>,
     /// Why the latest version that was found does not serve.
     pub last_error: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
+    /// What served before and a rollback can return to, latest first.
+    #[serde(default)]
+    pub previous: Vec<PreviousView>,
+    /// Set while a rollback is in force: what the plugin's file still holds.
+    pub rolled_back_from: Option<Digest>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A version that served before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviousView {
+    pub version: String,
+    pub digest: Digest,
+    /// An operator took it out of service; only naming it brings it back.
+    pub rolled_back: bool,
+}
+
+/// The watched directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryView {
+    pub path: PathBuf,
+    pub state: DirectoryStateView,
+    /// Why it is not simply watched.
+    pub problem: Option<String>,
+    /// Files that are refused for their names.
+    pub refused_files: Vec<RefusedFileView>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DirectoryStateView {
+    Watched,
+    /// Looked at from time to time only.
+    Polled,
+    Missing,
+    Unreadable,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedFileView {
+    pub file: String,
+    pub error: String,
+    pub hint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PluginSource {
     /// Embedded in the host.
@@ -94,7 +141,7 @@ pub enum PluginSource {
 }
 
 /// The version of a plugin that new attempts get.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServingView {
     pub version: String,
     pub digest: Digest,
@@ -104,7 +151,7 @@ pub struct ServingView {
 }
 
 /// What is linked into a plugin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// The executor world, outbound HTTP, clocks.

@@ -20,6 +20,7 @@ pub(super) async fn show(RawQuery(query): RawQuery) -> Result<Json<Value>, ApiEr
             "GET /api/metrics/orchestrator/decision-quality?since_min=",
             "GET /api/metrics/trace/{trace}",
             "GET /api/plugins",
+            "POST /api/plugins/{name}/rollback",
             "GET /api/tasks?status=&route=&trace=&task_id=&limit=",
             "POST /api/tasks",
             "GET /api/tasks/{id}",

@@ -1,26 +1,119 @@
-//! `/api/plugins`: the executors that this host has.
+//! `/api/plugins`: the executors that this host has, and the way back to those
+//! it had.
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{RawQuery, State};
-use serde::Serialize;
+use axum::extract::{Extension, Path, RawQuery, State};
+use serde::{Deserialize, Serialize};
 
 use super::Shared;
+use super::auth::Actor;
+use super::body::Json;
 use super::error::ApiError;
-use super::facts::PluginView;
-use super::query::Params;
+use super::facts::{DirectoryView, PluginView};
+use super::query::{Params, shortened};
+use crate::ids::{Digest, PluginName, TraceId};
+use crate::plugin::catalog::{DigestPrefix, InvalidDigestPrefix, RollbackError};
+
+/// The longest reason, in bytes.
+const MAX_REASON: usize = 1_000;
+
+/// What operators may do to plugins. The composition root implements it.
+pub trait PluginOperator: Send + Sync + 'static {
+    /// Puts an earlier version back into service at once, and has that recorded.
+    ///
+    /// # Errors
+    /// [`RollbackError`] when there is no such version.
+    fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError>;
+}
+
+/// An operator's wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RollbackOrder {
+    pub plugin: PluginName,
+    /// The latest version that was not rolled back, where it is absent.
+    pub to: Option<DigestPrefix>,
+    pub actor: String,
+    pub reason: Option<String>,
+}
+
+/// What a rollback changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackView {
+    pub plugin: PluginName,
+    /// Absent where the plugin had been removed.
+    pub from: Option<VersionView>,
+    pub to: VersionView,
+    /// Of the `plugin_rolled_back` event.
+    pub trace_id: TraceId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionView {
+    pub version: String,
+    pub digest: Digest,
+}
 
 #[derive(Serialize)]
 pub(super) struct Plugins {
     plugins: Vec<PluginView>,
+    /// Absent where none is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    directory: Option<DirectoryView>,
 }
 
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Plugins>, ApiError> {
+) -> Result<axum::Json<Plugins>, ApiError> {
     Params::read(query.as_deref(), &[])?;
-    let plugins = shared.api.facts.plugins();
-    Ok(Json(Plugins { plugins }))
+    Ok(axum::Json(Plugins {
+        plugins: shared.api.facts.plugins(),
+        directory: shared.api.facts.plugins_directory(),
+    }))
+}
+
+/// Why a rollback is not even tried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OrderError {
+    #[error(transparent)]
+    To(#[from] InvalidDigestPrefix),
+    #[error("the reason has {0} bytes; at most {MAX_REASON} are kept")]
+    Reason(usize),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rollback {
+    to: Option<String>,
+    reason: Option<String>,
+}
+
+pub(super) async fn roll_back(
+    State(shared): State<Arc<Shared>>,
+    Extension(actor): Extension<Actor>,
+    path: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    RawQuery(query): RawQuery,
+    Json(body): Json<Rollback>,
+) -> Result<axum::Json<RollbackView>, ApiError> {
+    Params::read(query.as_deref(), &[])?;
+    let Path(name) = path.map_err(|error| ApiError::NoPlugin(error.body_text()))?;
+    // What can be no plugin's name is no plugin.
+    let plugin = name
+        .parse()
+        .map_err(|_| ApiError::NoPlugin(shortened(&name)))?;
+    let to = body.to.as_deref().map(str::parse).transpose();
+    let reason = body.reason.map(|reason| reason.trim().to_owned());
+    if let Some(reason) = &reason
+        && reason.len() > MAX_REASON
+    {
+        return Err(OrderError::Reason(reason.len()).into());
+    }
+    let order = RollbackOrder {
+        plugin,
+        to: to.map_err(OrderError::To)?,
+        actor: actor.as_str().to_owned(),
+        reason: reason.filter(|reason| !reason.is_empty()),
+    };
+    Ok(axum::Json(shared.api.plugins.roll_back(order)?))
 }

@@ -176,6 +176,20 @@ fn refused(error: IntakeError) -> Failure {
     }
 }
 
+/// The host that these settings lead to: the owner of a SQLite bus, or the one
+/// that would listen where they say. It may be down.
+pub fn host_of(config: &Config) -> Outcome<Option<Client>> {
+    let token = config.listen.token.clone();
+    let api = match &config.bus {
+        BusUrl::Sqlite(_) => owner(config)?,
+        BusUrl::Postgres(_) => {
+            let address = std::net::SocketAddr::new(config.listen.bind, config.listen.port);
+            Some(format!("http://{address}"))
+        }
+    };
+    api.map(|api| Client::new(&api, token)).transpose()
+}
+
 /// Where the host that owns a SQLite bus listens.
 fn owner(config: &Config) -> Outcome<Option<String>> {
     let BusUrl::Sqlite(path) = &config.bus else {

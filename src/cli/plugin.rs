@@ -1,24 +1,28 @@
-//! `plugin list|inspect|build`.
+//! `plugin list|inspect|build|rollback`.
+
+mod list;
+mod rollback;
 
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
 use super::output::{Exit, Failure, Outcome};
-use super::{Context, run};
+use super::{Context, on_runtime, run};
 use crate::host;
+use crate::ids::PluginName;
 use crate::packaging::{self, LockFile};
-use crate::plugin::catalog::Listed;
+use crate::plugin::catalog::DigestPrefix;
 use crate::plugin::inspect::{self, Inspection};
 use crate::plugin::limits::Limits;
 use crate::plugin::load::{Candidate, Descriptor, LoadError, Settings};
 
 #[derive(Subcommand)]
 pub enum PluginCommand {
-    /// List the plugins that a host with these settings loads.
+    /// List the plugins of the running host, or, without one, those that a host
+    /// with these settings would load.
     List,
     /// Show what a component is, imports and exports, and whether it fits.
     Inspect {
@@ -38,61 +42,34 @@ pub enum PluginCommand {
         #[arg(long)]
         locked: bool,
     },
+    /// Put an earlier version back into service on the running host, at once.
+    ///
+    /// It stays until the plugin's file changes.
+    Rollback {
+        name: PluginName,
+        /// Which version: the first digits of its digest, as `plugin list`
+        /// shows them. By default the latest that was not itself rolled back.
+        #[arg(long, value_name = "DIGEST")]
+        to: Option<DigestPrefix>,
+        /// Why; recorded with your name.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
 }
 
 pub fn plugin(context: Context, command: PluginCommand) -> Outcome {
     match command {
-        PluginCommand::List => list(&context),
+        PluginCommand::List => list::list(&context),
         PluginCommand::Inspect { file, wit } => inspect(&context, &file, wit),
         PluginCommand::Build {
             directory,
             output,
             locked,
         } => build(&context, &directory, output, locked),
-    }
-}
-
-fn list(context: &Context) -> Outcome {
-    let config = context.config()?;
-    let listed = run::with_guests(&config, async |guests| {
-        let catalog = host::load_plugins(&config, guests).await?;
-        Ok(catalog.list())
-    })?;
-    context
-        .output
-        .answer("plugin-list", &listed, || table(&listed))?;
-    Ok(Exit::Ok)
-}
-
-fn table(listed: &[Listed]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["NAME", "VERSION", "KIND", "SOURCE", "HANDLES", "DIGEST"]);
-    for plugin in listed {
-        let name = plugin.name.to_string();
-        if let Some(serving) = &plugin.serving {
-            let handles: Vec<String> = serving.handles.iter().map(ToString::to_string).collect();
-            table.add_row([
-                name.clone(),
-                serving.version.clone(),
-                format!("{:?}", serving.kind).to_lowercase(),
-                format!("{:?}", serving.source).to_lowercase(),
-                handles.join(", "),
-                serving.digest.to_string().chars().take(19).collect(),
-            ]);
-        }
-        if let Some(failure) = &plugin.last_failure {
-            table.add_row([
-                name,
-                format!("refused {}", failure.code),
-                String::new(),
-                String::new(),
-                failure.message.clone(),
-                String::new(),
-            ]);
+        PluginCommand::Rollback { name, to, reason } => {
+            on_runtime(rollback::roll_back(context, name, to, reason))
         }
     }
-    table.trim_fmt()
 }
 
 /// What a file is, and, where it fits, what it says of itself.

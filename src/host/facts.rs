@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 
+use super::live_routes::LiveRoutes;
+use super::plugin_views;
 use super::routes::{LoadedPlugins, RouteEntry, RouteTable};
+use super::swap::Swapper;
 use crate::api::{
-    ExecutorNow, FlagView, HostFacts, PluginSource, PluginView, Profile, ReadinessCheck, RouteView,
-    ServingView,
+    DirectoryView, ExecutorNow, FlagView, HostFacts, PluginView, ReadinessCheck, RouteView,
 };
 use crate::config::{Config, Flag};
-use crate::plugin::catalog::{Catalog, Listed, Serving};
-use crate::plugin::load::Source;
-use crate::plugin::wasi;
 use crate::route::{Policy, RouteKey};
 use crate::selection::Choice;
 use crate::stage::Stage;
@@ -19,27 +18,27 @@ use crate::stage::Stage;
 /// The host, as the API sees it.
 pub struct Facts {
     config: Config,
-    catalog: Arc<Catalog>,
-    routes: Arc<RouteTable>,
+    swapper: Arc<Swapper>,
+    routes: Arc<LiveRoutes>,
 }
 
 impl Facts {
-    pub fn new(config: &Config, catalog: Arc<Catalog>, routes: Arc<RouteTable>) -> Self {
+    pub fn new(config: &Config, swapper: Arc<Swapper>, routes: Arc<LiveRoutes>) -> Self {
         Self {
             config: config.clone(),
-            catalog,
+            swapper,
             routes,
         }
     }
 
-    fn now(&self, entry: &RouteEntry) -> ExecutorNow {
-        match self.routes.choice(entry, false) {
+    fn now(&self, table: &RouteTable, entry: &RouteEntry) -> ExecutorNow {
+        match table.choice(entry, false) {
             Choice::Hold(reason) => ExecutorNow::Held { reason },
             Choice::Run {
                 plugin,
                 digest,
                 why,
-            } => match LoadedPlugins::get(&*self.catalog, &plugin, digest) {
+            } => match LoadedPlugins::get(&**self.swapper.catalog(), &plugin, digest) {
                 Some(loaded) => ExecutorNow::Runs {
                     executor: loaded.version,
                     why,
@@ -71,8 +70,9 @@ impl HostFacts for Facts {
     }
 
     fn handled(&self) -> Vec<RouteKey> {
-        let served = self.routes.entries().map(|entry| entry.key.clone());
-        let mut all: Vec<RouteKey> = served.chain(self.catalog.routes()).collect();
+        let table = self.routes.table();
+        let served = table.entries().map(|entry| entry.key.clone());
+        let mut all: Vec<RouteKey> = served.chain(self.swapper.catalog().routes()).collect();
         all.sort();
         all.dedup();
         all
@@ -83,74 +83,81 @@ impl HostFacts for Facts {
     }
 
     fn routes(&self) -> Vec<RouteView> {
+        let table = self.routes.table();
         let view = |entry: &RouteEntry| RouteView {
             route: entry.key.clone(),
             policy: entry.policy,
             plugins: Some(entry.plugins.clone()),
             served: true,
-            now: self.now(entry),
+            now: self.now(&table, entry),
         };
-        self.routes.entries().map(view).collect()
+        table.entries().map(view).collect()
     }
 
     fn plugins(&self) -> Vec<PluginView> {
-        self.catalog
-            .list()
-            .into_iter()
-            .map(|listed| plugin_view(&self.config, listed))
-            .collect()
+        plugin_views::plugins(&self.config, self.swapper.catalog())
+    }
+
+    fn plugins_directory(&self) -> Option<DirectoryView> {
+        plugin_views::directory(&self.swapper)
     }
 
     fn readiness(&self) -> Vec<ReadinessCheck> {
-        let missing: Vec<String> = self
-            .routes
+        vec![self.routes_have_executors(), self.plugin_files()]
+    }
+}
+
+impl Facts {
+    fn routes_have_executors(&self) -> ReadinessCheck {
+        let table = self.routes.table();
+        let missing: Vec<String> = table
             .entries()
-            .filter(|entry| matches!(self.now(entry), ExecutorNow::Missing { .. }))
+            .filter(|entry| matches!(self.now(&table, entry), ExecutorNow::Missing { .. }))
             .map(|entry| entry.key.to_string())
             .collect();
-        vec![ReadinessCheck {
+        let mut detail = if missing.is_empty() {
+            format!("{} routes have an executor", table.entries().count())
+        } else {
+            format!("no executor for {}", missing.join(", "))
+        };
+        for problem in self.routes.problems() {
+            detail += &format!("; {problem}, so that it stays as it was");
+        }
+        ReadinessCheck {
             name: "routes".to_owned(),
             ok: missing.is_empty(),
-            detail: if missing.is_empty() {
-                format!("{} routes have an executor", self.routes.entries().count())
-            } else {
-                format!("no executor for {}", missing.join(", "))
-            },
-        }]
+            detail,
+        }
     }
-}
 
-fn plugin_view(config: &Config, listed: Listed) -> PluginView {
-    let source = match (&listed.serving, &config.plugins_dir) {
-        (Some(serving), Some(directory)) if serving.source == Source::Directory => {
-            PluginSource::File {
-                path: directory.join(format!("{}.wasm", listed.name)),
+    /// Always well: a file that is refused leaves in service what served.
+    fn plugin_files(&self) -> ReadinessCheck {
+        let mut notes = Vec::new();
+        if let Some(directory) = self.plugins_directory() {
+            let path = directory.path.display();
+            notes.extend(
+                directory
+                    .problem
+                    .map(|problem| format!("{path}: {problem}")),
+            );
+            notes.extend(directory.refused_files.into_iter().map(|file| file.error));
+        }
+        for plugin in self.plugins() {
+            if let Some(error) = plugin.last_error {
+                notes.push(format!("{} is refused: {error}", plugin.name));
+            }
+            if let Some(digest) = plugin.rolled_back_from {
+                notes.push(format!("{} is rolled back from {digest}", plugin.name));
             }
         }
-        (None, Some(directory)) => PluginSource::File {
-            path: directory.join(format!("{}.wasm", listed.name)),
-        },
-        _ => PluginSource::Bundled,
-    };
-    PluginView {
-        source,
-        serving: listed.serving.map(serving_view),
-        last_error: listed
-            .last_failure
-            .map(|failure| format!("{}: {}", failure.code, failure.message)),
-        name: listed.name,
-    }
-}
-
-fn serving_view(serving: Serving) -> ServingView {
-    ServingView {
-        version: serving.version,
-        digest: serving.digest,
-        kind: serving.kind,
-        handles: serving.handles,
-        profile: match serving.profile {
-            wasi::Profile::Minimal => Profile::Minimal,
-            wasi::Profile::Wasi => Profile::Wasi,
-        },
+        ReadinessCheck {
+            name: "plugin files".to_owned(),
+            ok: true,
+            detail: if notes.is_empty() {
+                "none is refused".to_owned()
+            } else {
+                notes.join("; ")
+            },
+        }
     }
 }

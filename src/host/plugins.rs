@@ -1,12 +1,9 @@
-//! Loads the plugins of a host: the bundled ones, then those of the operator's
-//! directory on top of them.
-//!
-//! A bundled plugin that does not load keeps the host from starting; one of the
-//! directory is refused with its reason, and the others go on.
+//! What plugins are loaded with, and the bundled ones: a host without them does
+//! not start. Those of the operator's directory come and go in [`super::swap`].
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +18,8 @@ use crate::plugin::catalog::Catalog;
 use crate::plugin::compile::{self, Cache, CacheError, CompileCommand, CompileLimits, Compiler};
 use crate::plugin::engine::{EngineError, Engines};
 use crate::plugin::limits::Limits;
-use crate::plugin::load::{Candidate, LoadError, Loader, Plugin, Settings, Source};
+use crate::plugin::load::{LoadError, Loader, Plugin, Settings, Source};
+use crate::routing::Hold;
 
 /// The bundled plugin that calls the worker.
 const WORKER_PLUGIN: &str = "cogo-worker";
@@ -42,7 +40,7 @@ pub enum PluginsError {
     Program(#[source] io::Error),
     #[error("a bundled plugin does not load")]
     Bundled(#[source] LoadError),
-    #[error("`{}` cannot be listed", path.display())]
+    #[error("`{}` is no path", path.display())]
     Directory {
         path: PathBuf,
         #[source]
@@ -61,7 +59,7 @@ impl PluginsError {
             Self::Cache(_) => "choose another directory with COGO_CACHE_DIR".to_owned(),
             Self::Program(_) => "start the host by a path that exists".to_owned(),
             Self::Bundled(error) => error.hint(),
-            Self::Directory { .. } => "COGO_PLUGINS_DIR names a readable directory".to_owned(),
+            Self::Directory { .. } => "COGO_PLUGINS_DIR names a directory".to_owned(),
         }
     }
 }
@@ -81,87 +79,23 @@ pub fn loader(config: &Config, guests: &Handle) -> Result<Loader, PluginsError> 
     Ok(Loader::new(engines, compiler, guests.clone()))
 }
 
-/// Loads everything.
+/// Loads the plugins that are part of the program.
 ///
 /// # Errors
-/// When a bundled plugin does not load, or the directory cannot be read.
-pub async fn load(config: &Config, guests: &Handle) -> Result<Arc<Catalog>, PluginsError> {
-    let loader = loader(config, guests)?;
-    let catalog = Arc::new(Catalog::new());
+/// When one does not load.
+pub async fn load_bundled(
+    config: &Config,
+    loader: &Loader,
+    catalog: &Catalog,
+) -> Result<(), PluginsError> {
     let bundled = bundled::candidates().map(|candidate| {
         let settings = settings(config, candidate.name.as_ref(), candidate.source);
-        let loader = &loader;
         async move { loader.load(candidate, &settings).await }
     });
     for plugin in try_join_all(bundled).await.map_err(PluginsError::Bundled)? {
         catalog.install(Arc::new(plugin));
     }
-    if let Some(directory) = &config.plugins_dir {
-        load_directory(config, &loader, &catalog, directory).await?;
-    }
-    Ok(catalog)
-}
-
-async fn load_directory(
-    config: &Config,
-    loader: &Loader,
-    catalog: &Catalog,
-    directory: &Path,
-) -> Result<(), PluginsError> {
-    for (name, path) in files(directory)? {
-        match load_file(config, loader, &name, &path).await {
-            Ok(plugin) => {
-                catalog.install(Arc::new(plugin));
-            }
-            Err(error) => {
-                tracing::error!(
-                    code = error.code(),
-                    hint = error.hint(),
-                    "plugin {name} is refused: {error}"
-                );
-                catalog.refused(&name, &error);
-            }
-        }
-    }
     Ok(())
-}
-
-/// The `NAME.wasm` files of a directory, in order.
-fn files(directory: &Path) -> Result<Vec<(PluginName, PathBuf)>, PluginsError> {
-    let at = |source| PluginsError::Directory {
-        path: directory.to_owned(),
-        source,
-    };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(at)? {
-        let path = entry.map_err(at)?.path();
-        if path.extension().is_none_or(|extension| extension != "wasm") {
-            continue;
-        }
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        match stem.unwrap_or_default().parse::<PluginName>() {
-            Ok(name) => files.push((name, path)),
-            Err(error) => {
-                tracing::error!("`{}` is not loaded: {error}", path.display());
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-async fn load_file(
-    config: &Config,
-    loader: &Loader,
-    name: &PluginName,
-    path: &Path,
-) -> Result<Plugin, LoadError> {
-    let candidate = Candidate::read(path, Some(name.clone()))?;
-    let settings = settings(config, Some(name), Source::Directory);
-    if config.stage != crate::stage::Stage::Development && settings.pin.is_none() {
-        return Err(candidate.unpinned(config.stage));
-    }
-    loader.load(candidate, &settings).await
 }
 
 /// What the operator set for a plugin, with what the bundled ones get anyway.
@@ -221,23 +155,24 @@ impl LoadedPlugins for Catalog {
             Some(digest) => self.by_digest(digest),
             None => Self::get(self, name),
         };
-        plugin.map(|plugin| loaded(&plugin))
+        plugin.map(loaded)
     }
 
     fn all(&self) -> Vec<LoadedPlugin> {
         let names = self.list().into_iter().map(|listed| listed.name);
         names
-            .filter_map(|name| Some(loaded(&*Self::get(self, &name)?)))
+            .filter_map(|name| Some(loaded(Self::get(self, &name)?)))
             .collect()
     }
 }
 
-fn loaded(plugin: &Plugin) -> LoadedPlugin {
+fn loaded(plugin: Arc<Plugin>) -> LoadedPlugin {
     LoadedPlugin {
         version: plugin.version(),
         handles: plugin.descriptor().handles.clone(),
         deadline: plugin.limits().deadline,
         concurrency: u32::try_from(plugin.limits().concurrency).unwrap_or(u32::MAX),
         missing_config: plugin.missing_config(),
+        hold: Hold::of(plugin),
     }
 }

@@ -12,13 +12,13 @@ use crate::attempt::{Blame, Kind, PluginVersion, Problem};
 use crate::config::{Config, ConfigError, RouteConfig, Served};
 use crate::ids::{Digest, PluginName};
 use crate::route::{KnownRole, Policy, RouteKey, RoutePlugins};
-use crate::routing::{Assigned, Routing, ServedRoute, Unassigned};
+use crate::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
 use crate::selection::{Breaker, Choice, Situation, select};
 use crate::stage::Stage;
 use crate::task::Claim;
 
 /// What routing needs to know of a loaded plugin.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct LoadedPlugin {
     pub version: PluginVersion,
     pub handles: Vec<RouteKey>,
@@ -26,6 +26,8 @@ pub struct LoadedPlugin {
     pub concurrency: u32,
     /// Keys that the plugin reads and nobody set.
     pub missing_config: Vec<String>,
+    /// Keeps this version loaded.
+    pub hold: Hold,
 }
 
 /// The plugins that are loaded now.
@@ -75,38 +77,93 @@ impl RouteTable {
     /// [`ConfigError`] when a route has no plugin, production would run a mock,
     /// or a real executor lacks a value that it needs.
     pub fn build(config: &Config, plugins: Arc<dyn LoadedPlugins>) -> Result<Self, ConfigError> {
-        let mut entries = BTreeMap::new();
-        for (key, shard) in served_keys(config, &plugins.all())? {
-            let route = config.routes.get(&key);
-            let policy = config.policy(&key);
-            let own_flag = route.and_then(|route| route.flag);
-            let entry = RouteEntry {
-                plugins: route_plugins(&key, route, &plugins.all())?,
-                policy,
-                flag: own_flag.or(match policy {
-                    Policy::Required => config.flag.value,
-                    Policy::Optional => None,
-                }),
-                shard: shard.or(route.and_then(|route| route.shard)),
-                tenant: route.and_then(|route| route.tenant.clone()),
-                concurrency: route
-                    .and_then(|route| route.concurrency)
-                    .unwrap_or(config.concurrency),
-                deadline: route.and_then(|route| route.deadline),
-                reclaim_foreign_after: route.and_then(|route| route.reclaim_foreign_after),
-                key: key.clone(),
-            };
-            entries.insert(key, entry);
-        }
-        let table = Self {
-            stage: config.stage,
-            entries,
-            plugins,
-        };
-        for entry in table.entries.values() {
-            table.check(entry, config)?;
+        let all = plugins.all();
+        let mut table = Self::empty(config, plugins);
+        for (key, shard) in served_keys(config, &all)? {
+            let entry = table.entry(config, key, shard, &all)?;
+            table.entries.insert(entry.key.clone(), entry);
         }
         Ok(table)
+    }
+
+    /// The table after the plugins have changed. A route that cannot be as it
+    /// should stays as it was, if it still can, and comes with its mistake.
+    pub fn rebuilt(
+        &self,
+        config: &Config,
+        plugins: Arc<dyn LoadedPlugins>,
+    ) -> (Self, Vec<ConfigError>) {
+        let all = plugins.all();
+        let mut table = Self::empty(config, plugins);
+        let mut problems = Vec::new();
+        let served = served_keys(config, &all).unwrap_or_else(|problem| {
+            problems.push(problem);
+            let before = self.entries.values();
+            before
+                .map(|entry| (entry.key.clone(), entry.shard))
+                .collect()
+        });
+        for (key, shard) in served {
+            let before = self.entries.get(&key).filter(|entry| table.works(entry));
+            let entry = match table.entry(config, key, shard, &all) {
+                Ok(entry) => Some(entry),
+                Err(problem) => {
+                    problems.push(problem);
+                    before.cloned()
+                }
+            };
+            if let Some(entry) = entry {
+                table.entries.insert(entry.key.clone(), entry);
+            }
+        }
+        (table, problems)
+    }
+
+    fn empty(config: &Config, plugins: Arc<dyn LoadedPlugins>) -> Self {
+        Self {
+            stage: config.stage,
+            entries: BTreeMap::new(),
+            plugins,
+        }
+    }
+
+    fn entry(
+        &self,
+        config: &Config,
+        key: RouteKey,
+        shard: Option<i32>,
+        all: &[LoadedPlugin],
+    ) -> Result<RouteEntry, ConfigError> {
+        let route = config.routes.get(&key);
+        let policy = config.policy(&key);
+        let own_flag = route.and_then(|route| route.flag);
+        let entry = RouteEntry {
+            plugins: route_plugins(&key, route, all)?,
+            policy,
+            flag: own_flag.or(match policy {
+                Policy::Required => config.flag.value,
+                Policy::Optional => None,
+            }),
+            shard: shard.or(route.and_then(|route| route.shard)),
+            tenant: route.and_then(|route| route.tenant.clone()),
+            concurrency: route
+                .and_then(|route| route.concurrency)
+                .unwrap_or(config.concurrency),
+            deadline: route.and_then(|route| route.deadline),
+            reclaim_foreign_after: route.and_then(|route| route.reclaim_foreign_after),
+            key,
+        };
+        self.check(&entry, config)?;
+        Ok(entry)
+    }
+
+    /// Whether what would run now is there and handles the route.
+    fn works(&self, entry: &RouteEntry) -> bool {
+        let Choice::Run { plugin, digest, .. } = self.choice(entry, false) else {
+            return true;
+        };
+        let loaded = self.plugins.get(&plugin, digest);
+        loaded.is_some_and(|loaded| loaded.handles.contains(&entry.key))
     }
 
     /// All routes that this host serves.
@@ -271,6 +328,13 @@ fn route_plugins(
     }
 }
 
+/// Tables are alike if they say the same of every route, whatever is loaded.
+impl PartialEq for RouteTable {
+    fn eq(&self, other: &Self) -> bool {
+        self.stage == other.stage && self.entries == other.entries
+    }
+}
+
 impl Routing for RouteTable {
     fn served(&self) -> Vec<ServedRoute> {
         let served = self.entries.values().filter_map(|entry| {
@@ -278,6 +342,9 @@ impl Routing for RouteTable {
                 return None;
             };
             let loaded = self.plugins.get(&plugin, digest)?;
+            if !loaded.handles.contains(&entry.key) {
+                return None;
+            }
             Some(ServedRoute {
                 key: entry.key.clone(),
                 shard: entry.shard,
@@ -307,13 +374,19 @@ impl Routing for RouteTable {
                 digest,
                 why,
             } => {
+                // What was swapped since the claim may do other routes now.
                 let loaded = self.plugins.get(&plugin, digest);
-                let loaded =
-                    loaded.ok_or_else(|| fault(format!("the plugin `{plugin}` is not loaded")))?;
+                let loaded = loaded.filter(|loaded| loaded.handles.contains(key));
+                let loaded = loaded.ok_or_else(|| {
+                    fault(format!(
+                        "no version of plugin `{plugin}` that handles `{key}` is loaded"
+                    ))
+                })?;
                 Ok(Assigned {
                     deadline: entry.deadline.unwrap_or(loaded.deadline),
                     plugin: loaded.version,
                     why,
+                    hold: loaded.hold,
                 })
             }
         }
@@ -349,6 +422,7 @@ mod tests {
             deadline: Duration::from_secs(70),
             concurrency: 4,
             missing_config: missing.iter().map(|m| (*m).to_owned()).collect(),
+            hold: Hold::default(),
         }
     }
 

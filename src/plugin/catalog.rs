@@ -2,7 +2,10 @@
 //!
 //! Readers take a snapshot without a lock; a change replaces the snapshot as a
 //! whole. A version that was replaced stays reachable by its digest as long as
-//! an attempt holds it, and every attempt holds its version to the end.
+//! somebody holds it: an attempt that was assigned it, or the catalog, which
+//! keeps the latest ones of each name for a way back.
+
+mod previous;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
@@ -10,6 +13,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::attempt::Kind;
 use crate::ids::{Digest, PluginName};
@@ -18,12 +22,18 @@ use crate::plugin::load::{LoadError, Plugin, Source};
 use crate::plugin::wasi::Profile;
 use crate::route::RouteKey;
 
+pub use previous::{
+    DigestPrefix, InvalidDigestPrefix, KEPT_VERSIONS, PreviousVersion, RollbackError, RolledBack,
+};
+use previous::{History, Kept};
+
 /// The plugins of a host.
 #[derive(Debug, Default)]
 pub struct Catalog {
     now: ArcSwap<Snapshot>,
     // Held while a snapshot is made from the one before; never across an await.
     changing: Mutex<()>,
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -31,7 +41,9 @@ struct Snapshot {
     stable: BTreeMap<PluginName, Arc<Plugin>>,
     /// The bundled versions, also those that the operator's replaced.
     bundled: BTreeMap<PluginName, Arc<Plugin>>,
-    by_digest: HashMap<Digest, Weak<Plugin>>,
+    histories: BTreeMap<PluginName, History>,
+    /// Several where a version was loaded again while attempts held it.
+    by_digest: HashMap<Digest, Vec<Weak<Plugin>>>,
     /// What was refused last, until a version of that name is loaded.
     failures: BTreeMap<PluginName, Failure>,
 }
@@ -58,9 +70,14 @@ impl From<&LoadError> for Failure {
 #[derive(Debug, Clone, Serialize)]
 pub struct Listed {
     pub name: PluginName,
-    /// Absent where nothing of that name could be loaded yet.
+    /// Absent where nothing of that name could be loaded yet, or it was removed.
     pub serving: Option<Serving>,
     pub last_failure: Option<Failure>,
+    /// What served before, latest first.
+    pub previous: Vec<PreviousVersion>,
+    /// The version that an operator took out of service, and that its file still
+    /// holds.
+    pub rolled_back_from: Option<Digest>,
 }
 
 /// The version that serves.
@@ -79,7 +96,7 @@ pub struct Serving {
 /// What an installation changed.
 #[derive(Debug, Clone)]
 pub enum Installed {
-    /// There was no plugin of that name.
+    /// No version of that name served.
     New,
     /// This version served before.
     Replaced(Arc<Plugin>),
@@ -87,9 +104,32 @@ pub enum Installed {
     Same,
 }
 
+/// What a removal changed.
+#[derive(Debug, Clone)]
+pub struct Removed {
+    /// What served before.
+    pub before: Option<Arc<Plugin>>,
+    /// What serves now: the bundled version, if there is one.
+    pub now: Option<Arc<Plugin>>,
+}
+
+/// When a load began, as far as rollbacks are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+/// An operator rolled the plugin back while a version of it was being loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the plugin was rolled back while this version was being loaded")]
+pub struct Superseded;
+
 impl Catalog {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Counts the changes, for whoever wants to know of the next one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// The version of a plugin that serves.
@@ -97,9 +137,12 @@ impl Catalog {
         self.now.load().stable.get(name).cloned()
     }
 
-    /// A version by its digest: one that serves, or one that still runs.
+    /// A version by its digest: one that serves, is kept, or still runs.
     pub fn by_digest(&self, digest: Digest) -> Option<Arc<Plugin>> {
-        self.now.load().by_digest.get(&digest)?.upgrade()
+        let now = self.now.load();
+        // The one loaded last first.
+        let mut loaded = now.by_digest.get(&digest)?.iter().rev();
+        loaded.find_map(Weak::upgrade)
     }
 
     /// The names of all plugins that serve a route, in order.
@@ -120,59 +163,111 @@ impl Catalog {
         routes
     }
 
+    /// What [`Catalog::install_unless_rolled_back`] wants to know: taken before
+    /// a load begins.
+    pub fn ticket(&self, name: &PluginName) -> Ticket {
+        let now = self.now.load();
+        Ticket(now.histories.get(name).map_or(0, History::rollbacks))
+    }
+
     /// Lets a plugin serve from now on. Attempts that run finish on theirs.
     pub fn install(&self, plugin: Arc<Plugin>) -> Installed {
+        self.change(|next| next.install(plugin))
+    }
+
+    /// The same, unless an operator rolled the plugin back since the ticket was
+    /// taken: what that operator saw then must not be undone a moment later.
+    ///
+    /// # Errors
+    /// [`Superseded`]; nothing has changed.
+    pub fn install_unless_rolled_back(
+        &self,
+        plugin: Arc<Plugin>,
+        ticket: Ticket,
+    ) -> Result<Installed, Superseded> {
         self.change(|next| {
-            let name = plugin.name().clone();
-            if plugin.source() == Source::Bundled {
-                next.bundled.insert(name.clone(), Arc::clone(&plugin));
+            let history = next.histories.get(plugin.name());
+            if history.map_or(0, History::rollbacks) != ticket.0 {
+                return Err(Superseded);
             }
-            next.serve(name, plugin)
+            Ok(next.install(plugin))
         })
     }
 
-    /// Takes a plugin out of service; a bundled one of that name comes back.
-    /// Returns what serves now.
-    pub fn remove(&self, name: &PluginName) -> Option<Arc<Plugin>> {
+    /// Takes the operator's version of a plugin out of service; a bundled one of
+    /// that name comes back.
+    pub fn remove(&self, name: &PluginName) -> Removed {
         self.change(|next| {
             next.failures.remove(name);
-            match next.bundled.get(name).cloned() {
-                Some(bundled) => {
-                    next.serve(name.clone(), Arc::clone(&bundled));
-                    Some(bundled)
-                }
-                None => {
-                    next.stable.remove(name);
-                    None
-                }
+            if let Some(history) = next.histories.get_mut(name) {
+                history.forget_rollback();
             }
+            let before = next.stable.get(name).cloned();
+            let now = next.bundled.get(name).cloned();
+            match &now {
+                Some(bundled) => {
+                    next.serve(Arc::clone(bundled));
+                }
+                None => next.retire(name),
+            }
+            Removed { before, now }
         })
     }
 
-    /// Puts the bundled version back into service, if there is one.
-    pub fn restore_bundled(&self, name: &PluginName) -> Option<Arc<Plugin>> {
+    /// Puts a version back into service that served before: the latest that was
+    /// not itself rolled back, or the one whose digest begins with `to`.
+    ///
+    /// # Errors
+    /// [`RollbackError`] when there is no such version.
+    pub fn roll_back(
+        &self,
+        name: &PluginName,
+        to: Option<&DigestPrefix>,
+    ) -> Result<RolledBack, RollbackError> {
         self.change(|next| {
-            let bundled = next.bundled.get(name).cloned()?;
-            next.serve(name.clone(), Arc::clone(&bundled));
-            Some(bundled)
+            let from = next.stable.get(name).cloned();
+            let to = next.version_to_return_to(name, from.as_deref(), to)?;
+            next.serve(Arc::clone(&to));
+            let history = next.histories.entry(name.clone()).or_default();
+            history.rolled_back(from.as_deref());
+            Ok(RolledBack { from, to })
         })
+    }
+
+    /// The digest that an operator took out of service and that must not come
+    /// back by itself.
+    pub fn rolled_back_from(&self, name: &PluginName) -> Option<Digest> {
+        self.now.load().histories.get(name)?.rolled_back_from()
     }
 
     /// Remembers that a version was refused; what serves goes on serving.
-    pub fn refused(&self, name: &PluginName, error: &LoadError) {
-        self.change(|next| next.failures.insert(name.clone(), error.into()));
+    pub fn refused(&self, name: &PluginName, failure: Failure) {
+        self.change(|next| next.failures.insert(name.clone(), failure));
+    }
+
+    /// Forgets what was refused last: the file holds what serves.
+    pub fn recovered(&self, name: &PluginName) {
+        self.change(|next| next.failures.remove(name));
     }
 
     /// All plugins by name, those that could never be loaded included.
     pub fn list(&self) -> Vec<Listed> {
         let now = self.now.load();
+        let kept = now.histories.iter().filter(|(_, h)| !h.is_empty());
+        let kept = kept.map(|(name, _)| name);
         let mut names: Vec<&PluginName> = now.stable.keys().chain(now.failures.keys()).collect();
+        names.extend(kept);
         names.sort();
         names.dedup();
-        let listed = |name: &PluginName| Listed {
-            name: name.clone(),
-            serving: now.stable.get(name).map(|plugin| serving(plugin)),
-            last_failure: now.failures.get(name).cloned(),
+        let listed = |name: &PluginName| {
+            let history = now.histories.get(name);
+            Listed {
+                name: name.clone(),
+                serving: now.stable.get(name).map(|plugin| serving(plugin)),
+                last_failure: now.failures.get(name).cloned(),
+                previous: history.map(History::list).unwrap_or_default(),
+                rolled_back_from: history.and_then(History::rolled_back_from),
+            }
         };
         names.into_iter().map(listed).collect()
     }
@@ -181,22 +276,78 @@ impl Catalog {
         let _changing = self.changing.lock();
         let mut next = Snapshot::clone(&self.now.load());
         let answer = change(&mut next);
-        next.by_digest.retain(|_, plugin| plugin.strong_count() > 0);
+        next.forget_gone();
         self.now.store(Arc::new(next));
+        self.changes.send_modify(|count| *count += 1);
         answer
     }
 }
 
 impl Snapshot {
-    fn serve(&mut self, name: PluginName, plugin: Arc<Plugin>) -> Installed {
+    fn install(&mut self, plugin: Arc<Plugin>) -> Installed {
+        let name = plugin.name().clone();
+        if plugin.source() == Source::Bundled {
+            self.bundled.insert(name.clone(), Arc::clone(&plugin));
+        }
         self.failures.remove(&name);
-        let digest = plugin.digest();
-        self.by_digest.insert(digest, Arc::downgrade(&plugin));
+        if let Some(history) = self.histories.get_mut(&name) {
+            history.forget_rollback();
+        }
+        self.serve(plugin)
+    }
+
+    fn serve(&mut self, plugin: Arc<Plugin>) -> Installed {
+        let (name, digest) = (plugin.name().clone(), plugin.digest());
+        let loaded = self.by_digest.entry(digest).or_default();
+        if !loaded
+            .iter()
+            .any(|weak| weak.as_ptr() == Arc::as_ptr(&plugin))
+        {
+            loaded.push(Arc::downgrade(&plugin));
+        }
+        let history = self.histories.entry(name.clone()).or_default();
+        history.forget(digest);
         match self.stable.insert(name, plugin) {
             None => Installed::New,
             Some(before) if before.digest() == digest => Installed::Same,
-            Some(before) => Installed::Replaced(before),
+            Some(before) => {
+                history.keep(Kept::new(Arc::clone(&before)));
+                Installed::Replaced(before)
+            }
         }
+    }
+
+    /// Takes a plugin out of service that nothing replaces.
+    fn retire(&mut self, name: &PluginName) {
+        if let Some(before) = self.stable.remove(name) {
+            let history = self.histories.entry(name.clone()).or_default();
+            history.keep(Kept::new(before));
+        }
+    }
+
+    fn version_to_return_to(
+        &self,
+        name: &PluginName,
+        serving: Option<&Plugin>,
+        to: Option<&DigestPrefix>,
+    ) -> Result<Arc<Plugin>, RollbackError> {
+        let bundled = self.bundled.get(name);
+        let known = self.stable.contains_key(name) || self.failures.contains_key(name);
+        let Some(history) = self.histories.get(name) else {
+            return Err(if known {
+                RollbackError::NothingBefore(name.clone())
+            } else {
+                RollbackError::NoPlugin(name.clone())
+            });
+        };
+        history.find(name, serving, bundled, to)
+    }
+
+    fn forget_gone(&mut self) {
+        self.by_digest.retain(|_, loaded| {
+            loaded.retain(|plugin| plugin.strong_count() > 0);
+            !loaded.is_empty()
+        });
     }
 }
 

@@ -14,5 +14,6 @@ mod examples;
 mod following;
 mod harness;
 mod host;
+mod plugins;
 mod refusals;
 mod tasks;

@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::host::{Facts, Obedient, OnePlugin};
+use super::host::{Facts, Obedient, OnePlugin, Operator};
 
 pub const TOKEN: &str = "a-token-of-some-length";
 /// No test takes this long unless it hangs.
@@ -55,6 +55,7 @@ pub struct TestApi {
     pub store: Arc<dyn Store>,
     pub bus: BusHandle,
     pub facts: Arc<Facts>,
+    pub operator: Arc<Operator>,
     pub shutdown: CancellationToken,
     pub served: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
     hanging: Mutex<mpsc::UnboundedReceiver<MessageId>>,
@@ -102,12 +103,14 @@ impl TestApi {
         )
         .unwrap();
         let facts = Facts::new(setup.stage);
+        let operator = Arc::new(Operator::default());
         let tokens = Tokens::parse(&setup.tokens).unwrap();
         let router = api::router(Api {
             store: Arc::clone(&store),
             artifacts,
             bus: bus.clone(),
             facts: facts.clone(),
+            plugins: operator.clone(),
             thresholds: Thresholds::default(),
             window_min: 60,
             auth: Auth::for_bind(setup.bind, setup.writes_need_token, tokens).unwrap(),
@@ -120,6 +123,7 @@ impl TestApi {
             store,
             bus,
             facts,
+            operator,
             shutdown,
             served: Mutex::new(Some(served)),
             hanging: Mutex::new(hanging),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cogo_host::api::{
-    ExecutorNow, FlagView, HostFacts, PluginSource, PluginView, Profile, ReadinessCheck, RouteView,
-    ServingView,
+    DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginOperator,
+    PluginSource, PluginView, PreviousView, Profile, ReadinessCheck, RefusedFileView,
+    RollbackOrder, RollbackView, RouteView, ServingView, VersionView,
 };
 use cogo_host::artifacts::Artifacts as _;
 use cogo_host::artifacts::local::LocalArtifacts;
@@ -15,10 +16,11 @@ use cogo_host::attempt::{
     Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Kind, LogLevel, LogLine,
     Measured, PluginVersion, Problem, Progress, Span, StagedArtifact, StopReason,
 };
-use cogo_host::ids::{Digest, MessageId};
+use cogo_host::ids::{Digest, MessageId, TraceId};
+use cogo_host::plugin::catalog::RollbackError;
 use cogo_host::report::{Outcome, Report};
 use cogo_host::route::{Policy, RouteKey, RoutePlugins};
-use cogo_host::routing::{Assigned, Routing, ServedRoute, Unassigned};
+use cogo_host::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
 use cogo_host::selection::{Basis, Path, Why};
 use cogo_host::stage::Stage;
 use cogo_host::task::Claim;
@@ -155,6 +157,7 @@ impl Routing for OnePlugin {
             plugin: plugin(),
             why: why(),
             deadline: Duration::from_secs(60),
+            hold: Hold::default(),
         })
     }
 }
@@ -235,7 +238,10 @@ impl HostFacts for Facts {
                 path: "plugins/broken.wasm".into(),
             },
             serving: None,
-            last_error: Some("not a component".to_owned()),
+            last_error: Some("P110: not a component".to_owned()),
+            hint: Some("copy or build it again".to_owned()),
+            previous: Vec::new(),
+            rolled_back_from: None,
         };
         let serving = ServingView {
             version,
@@ -250,9 +256,29 @@ impl HostFacts for Facts {
                 source: PluginSource::Bundled,
                 serving: Some(serving),
                 last_error: None,
+                hint: None,
+                previous: vec![PreviousView {
+                    version: "1.2.4".to_owned(),
+                    digest: Digest::of(b"newer"),
+                    rolled_back: true,
+                }],
+                rolled_back_from: Some(Digest::of(b"newer")),
             },
             broken,
         ]
+    }
+
+    fn plugins_directory(&self) -> Option<DirectoryView> {
+        Some(DirectoryView {
+            path: "plugins".into(),
+            state: DirectoryStateView::Watched,
+            problem: None,
+            refused_files: vec![RefusedFileView {
+                file: "plugins/Broken.wasm".to_owned(),
+                error: "P100: `Broken` is not a plugin name".to_owned(),
+                hint: "rename the file".to_owned(),
+            }],
+        })
     }
 
     fn readiness(&self) -> Vec<ReadinessCheck> {
@@ -262,5 +288,37 @@ impl HostFacts for Facts {
             ok: problem.is_none(),
             detail: problem.unwrap_or_else(|| "enough room".to_owned()),
         }]
+    }
+}
+
+/// Rolls the one plugin back, and knows what it was told.
+#[derive(Default)]
+pub struct Operator(pub Mutex<Vec<RollbackOrder>>);
+
+impl PluginOperator for Operator {
+    fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError> {
+        self.0.lock().push(order.clone());
+        let PluginVersion {
+            name,
+            version,
+            digest,
+            ..
+        } = plugin();
+        if order.plugin != name {
+            return Err(RollbackError::NoPlugin(order.plugin));
+        }
+        match order.to {
+            Some(wanted) => Err(RollbackError::NoVersion {
+                name,
+                wanted,
+                known: vec![digest],
+            }),
+            None => Ok(RollbackView {
+                plugin: name,
+                from: None,
+                to: VersionView { version, digest },
+                trace_id: "0123456789abcdef".parse::<TraceId>().unwrap(),
+            }),
+        }
     }
 }

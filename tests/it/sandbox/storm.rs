@@ -147,12 +147,15 @@ async fn the_catalog_serves_by_name_and_by_digest() {
     let [listed] = bench.catalog.list().try_into().unwrap();
     assert_eq!(listed.serving.unwrap().digest, plugin.digest());
 
-    // Replaced: the old version is there as long as somebody holds it.
+    // Replaced: the old version is there as long as somebody holds it, and for
+    // a while after that.
     let mut newer = Guest::new(&format!("(i32.const {RESULT})"));
-    newer.version = "1.1.0".to_owned();
-    bench
-        .catalog
-        .install(load(&newer, Settings::default()).await);
+    for patch in 1..=9 {
+        newer.version = format!("1.1.{patch}");
+        bench
+            .catalog
+            .install(load(&newer, Settings::default()).await);
+    }
     completed(&execute().await);
     drop(plugin);
     match execute().await.end {

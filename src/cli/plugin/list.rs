@@ -1,0 +1,146 @@
+//! `plugin list`: what serves, what was refused, and what there is to go back to.
+
+use comfy_table::{Table, presets};
+use serde::{Deserialize, Serialize};
+
+use super::super::connection::host_of;
+use super::super::output::{Exit, Outcome};
+use super::super::{Context, run};
+use crate::api::{DirectoryView, PluginSource, PluginView};
+use crate::config::Config;
+use crate::host::{self, Swapper};
+use crate::ids::Digest;
+
+/// The answer of `GET /api/plugins`, and where it comes from.
+#[derive(Serialize, Deserialize)]
+struct Listing {
+    /// A running host told; else these are what one would load.
+    #[serde(default)]
+    running: bool,
+    plugins: Vec<PluginView>,
+    directory: Option<DirectoryView>,
+}
+
+pub fn list(context: &Context) -> Outcome {
+    let config = context.config()?;
+    let listing = run::with_guests(&config, async |guests| {
+        if let Some(listing) = of_running_host(&config).await? {
+            return Ok(listing);
+        }
+        let loader = host::plugin_loader(&config, guests)?;
+        let started = Swapper::start(&config, loader).await?;
+        Ok(Listing {
+            running: false,
+            plugins: host::plugin_views(&config, started.swapper.catalog()),
+            directory: host::directory_view(&started.swapper),
+        })
+    })?;
+    context
+        .output
+        .answer("plugin-list", &listing, || shown(&listing))?;
+    Ok(Exit::Ok)
+}
+
+async fn of_running_host(config: &Config) -> Outcome<Option<Listing>> {
+    let Some(host) = host_of(config)? else {
+        return Ok(None);
+    };
+    match host.get::<Listing>("/api/plugins").await {
+        Ok(listing) => Ok(Some(Listing {
+            running: true,
+            ..listing
+        })),
+        // Not running just now.
+        Err(failure) if failure.exit == Exit::Unavailable => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn shown(listing: &Listing) -> String {
+    let mut lines = vec![table(&listing.plugins)];
+    let mut problem = |error: &str, hint: &str| {
+        lines.push(format!("refused  {error}\n   hint: {hint}"));
+    };
+    for plugin in &listing.plugins {
+        if let Some(error) = &plugin.last_error {
+            problem(error, plugin.hint.as_deref().unwrap_or_default());
+        }
+    }
+    if let Some(directory) = &listing.directory {
+        for file in &directory.refused_files {
+            problem(&file.error, &file.hint);
+        }
+        if let Some(problem) = &directory.problem {
+            lines.push(format!("{}: {problem}", directory.path.display()));
+        }
+    }
+    lines.join("\n")
+}
+
+fn table(plugins: &[PluginView]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header([
+        "NAME", "VERSION", "KIND", "SOURCE", "HANDLES", "DIGEST", "STATE",
+    ]);
+    for plugin in plugins {
+        let source = match plugin.source {
+            PluginSource::Bundled => "bundled",
+            PluginSource::File { .. } => "directory",
+        };
+        let mut row = vec![plugin.name.to_string()];
+        match &plugin.serving {
+            Some(serving) => {
+                let handles: Vec<String> =
+                    serving.handles.iter().map(ToString::to_string).collect();
+                row.extend([
+                    serving.version.clone(),
+                    format!("{:?}", serving.kind).to_lowercase(),
+                    source.to_owned(),
+                    handles.join(", "),
+                    short(serving.digest),
+                ]);
+            }
+            None => row.extend(std::iter::repeat_n(String::new(), 5)),
+        }
+        row.push(state(plugin));
+        table.add_row(row);
+        for version in &plugin.previous {
+            let note = if version.rolled_back {
+                "rolled back"
+            } else {
+                "previous"
+            };
+            let row = [
+                "",
+                &version.version,
+                "",
+                "",
+                "",
+                &short(version.digest),
+                note,
+            ];
+            table.add_row(row.map(str::to_owned));
+        }
+    }
+    table.trim_fmt()
+}
+
+fn state(plugin: &PluginView) -> String {
+    let mut states = vec![match plugin.serving {
+        Some(_) => "serves",
+        None => "does not serve",
+    }];
+    if plugin.rolled_back_from.is_some() {
+        states.push("rolled back");
+    }
+    if plugin.last_error.is_some() {
+        states.push("its file is refused");
+    }
+    states.join(", ")
+}
+
+/// As much of a digest as tells versions apart.
+fn short(digest: Digest) -> String {
+    digest.to_string().chars().take(19).collect()
+}

@@ -1,0 +1,96 @@
+//! The plugins as the API and the command line show them.
+
+use super::swap::Swapper;
+use crate::api::{
+    DirectoryStateView, DirectoryView, PluginSource, PluginView, PreviousView, Profile,
+    RefusedFileView, ServingView,
+};
+use crate::config::Config;
+use crate::plugin::catalog::{Catalog, Listed, PreviousVersion, Serving};
+use crate::plugin::load::Source;
+use crate::plugin::wasi;
+use crate::plugin::watcher::DirectoryState;
+
+/// All plugins, by name.
+pub fn plugins(config: &Config, catalog: &Catalog) -> Vec<PluginView> {
+    let listed = catalog.list().into_iter();
+    listed.map(|listed| plugin(config, listed)).collect()
+}
+
+/// The watched directory, if there is one.
+pub fn directory(swapper: &Swapper) -> Option<DirectoryView> {
+    let now = swapper.directory()?;
+    let (state, problem) = match now.state {
+        DirectoryState::Watched => (DirectoryStateView::Watched, None),
+        DirectoryState::Polled(why) => (DirectoryStateView::Polled, Some(why)),
+        DirectoryState::Missing => (
+            DirectoryStateView::Missing,
+            Some("the directory does not exist".to_owned()),
+        ),
+        DirectoryState::Unreadable(why) => (DirectoryStateView::Unreadable, Some(why)),
+    };
+    let refused_files = now
+        .refused_files
+        .into_iter()
+        .map(|refused| RefusedFileView {
+            file: refused.file,
+            error: format!("{}: {}", refused.failure.code, refused.failure.message),
+            hint: refused.failure.hint,
+        });
+    Some(DirectoryView {
+        path: now.path,
+        state,
+        problem,
+        refused_files: refused_files.collect(),
+    })
+}
+
+fn plugin(config: &Config, listed: Listed) -> PluginView {
+    let is_file = match &listed.serving {
+        Some(serving) => serving.source == Source::Directory,
+        None => true,
+    };
+    let source = match (&config.plugins_dir, is_file) {
+        (Some(directory), true) => PluginSource::File {
+            path: directory.join(format!("{}.wasm", listed.name)),
+        },
+        _ => PluginSource::Bundled,
+    };
+    let (last_error, hint) = match listed.last_failure {
+        Some(failure) => (
+            Some(format!("{}: {}", failure.code, failure.message)),
+            Some(failure.hint),
+        ),
+        None => (None, None),
+    };
+    PluginView {
+        source,
+        serving: listed.serving.map(serving),
+        last_error,
+        hint,
+        previous: listed.previous.into_iter().map(previous).collect(),
+        rolled_back_from: listed.rolled_back_from,
+        name: listed.name,
+    }
+}
+
+fn previous(version: PreviousVersion) -> PreviousView {
+    PreviousView {
+        version: version.version,
+        digest: version.digest,
+        rolled_back: version.rolled_back,
+    }
+}
+
+fn serving(serving: Serving) -> ServingView {
+    ServingView {
+        version: serving.version,
+        digest: serving.digest,
+        kind: serving.kind,
+        handles: serving.handles,
+        profile: match serving.profile {
+            wasi::Profile::Minimal => Profile::Minimal,
+            wasi::Profile::Wasi => Profile::Wasi,
+        },
+    }
+}

@@ -1,0 +1,400 @@
+//! Swaps plugins while the host runs: what the watched directory holds is
+//! loaded, checked and put into service, one file at a time, away from the
+//! attempts.
+//!
+//! **Invariants.** A version serves only after every check of
+//! [`crate::plugin::load`]; whatever goes wrong before, the version that served
+//! goes on serving and the reason shows in the catalog and as an event. No
+//! attempt is stopped, moved or waited for. A rollback never waits for a load,
+//! and no load that began before it undoes it.
+
+mod change;
+mod directory;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::ids::{Digest, PluginName};
+use crate::plugin::catalog::{
+    Catalog, DigestPrefix, Failure, Installed, RollbackError, RolledBack,
+};
+use crate::plugin::load::{
+    Candidate, LoadCause, LoadError, Loader, MAX_BYTES, Plugin, Settings, Source,
+};
+use crate::plugin::watcher::{Change, Content, WatchSettings, Watcher};
+use crate::stage::Stage;
+
+use super::plugins::{self, PluginsError};
+pub use change::SwapEvent;
+use change::Version;
+pub use directory::{DirectoryNow, RefusedFile};
+
+/// The plugins of a running host, as they come and go.
+pub struct Swapper {
+    config: Config,
+    loader: Loader,
+    catalog: Arc<Catalog>,
+    // Never held over an await.
+    directory: Mutex<Option<DirectoryNow>>,
+}
+
+/// Plugins that are loaded, and what is left to do.
+pub struct Started {
+    pub swapper: Swapper,
+    /// For [`Swapper::follow`]; `None` where no directory is configured.
+    pub watcher: Option<Watcher>,
+    /// What the directory held, to be recorded.
+    pub events: Vec<SwapEvent>,
+}
+
+/// What the stage makes of a file that passed every other check.
+///
+/// A file that staging does not find pinned is to become the candidate of a
+/// rollout; until rollouts exist it is refused there as it is in production.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    Serve,
+    RefuseUnpinned,
+}
+
+impl Admission {
+    const fn of(stage: Stage, pin: Option<Digest>) -> Self {
+        match (stage, pin) {
+            // A pin that does not match is refused by the loader.
+            (Stage::Development, _) | (Stage::Staging | Stage::Production, Some(_)) => Self::Serve,
+            (Stage::Staging | Stage::Production, None) => Self::RefuseUnpinned,
+        }
+    }
+}
+
+impl Swapper {
+    /// Loads the bundled plugins, and then what lies in the directory now.
+    ///
+    /// # Errors
+    /// When a bundled plugin does not load, or the directory has no path.
+    pub async fn start(config: &Config, loader: Loader) -> Result<Started, PluginsError> {
+        let catalog = Arc::new(Catalog::new());
+        plugins::load_bundled(config, &loader, &catalog).await?;
+        let swapper = Self {
+            config: config.clone(),
+            loader,
+            catalog,
+            directory: Mutex::default(),
+        };
+        let mut watcher = watcher(config)?;
+        let mut events = Vec::new();
+        if let Some(watcher) = &mut watcher {
+            let never = CancellationToken::new();
+            while let Some(change) = watcher.ready().await {
+                events.extend(swapper.apply(change, &never).await);
+            }
+        }
+        Ok(Started {
+            swapper,
+            watcher,
+            events,
+        })
+    }
+
+    pub const fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// How the directory is seen; `None` where none is configured.
+    pub fn directory(&self) -> Option<DirectoryNow> {
+        self.directory.lock().clone()
+    }
+
+    /// Applies one change after the other, for as long as the host runs.
+    pub async fn follow(
+        &self,
+        mut watcher: Watcher,
+        record: impl Fn(SwapEvent),
+        ending: CancellationToken,
+    ) {
+        loop {
+            let change = tokio::select! {
+                change = watcher.next() => change,
+                () = ending.cancelled() => return,
+            };
+            if let Some(event) = self.apply(change, &ending).await {
+                record(event);
+            }
+        }
+    }
+
+    /// Puts an earlier version of a plugin back into service, at once. It stays
+    /// until the plugin's file holds something else.
+    ///
+    /// # Errors
+    /// [`RollbackError`] when there is no such version.
+    pub fn roll_back(
+        &self,
+        name: &PluginName,
+        to: Option<&DigestPrefix>,
+    ) -> Result<RolledBack, RollbackError> {
+        let rolled_back = self.catalog.roll_back(name, to)?;
+        let version = Version::of(&rolled_back.to);
+        tracing::warn!(
+            plugin.name = %name, plugin.digest = %version.digest,
+            "plugin {name} is rolled back to {version}"
+        );
+        Ok(rolled_back)
+    }
+
+    async fn apply(&self, change: Change, ending: &CancellationToken) -> Option<SwapEvent> {
+        match change {
+            Change::Directory(state) => {
+                let mut now = self.directory.lock();
+                DirectoryNow::became(&mut now, &self.config, state);
+                None
+            }
+            Change::File { path, content } => {
+                let place = path.display().to_string();
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                match stem.parse::<PluginName>() {
+                    Ok(name) => self.apply_file(name, place, content, ending).await,
+                    Err(error) => self.misnamed(&stem, place, &content, &error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// A file that can be no plugin's, whatever it holds.
+    fn misnamed(
+        &self,
+        stem: &str,
+        place: String,
+        content: &Content,
+        problem: &str,
+    ) -> Option<SwapEvent> {
+        let mut now = self.directory.lock();
+        let files = &mut now.as_mut()?.refused_files;
+        files.retain(|refused| refused.file != place);
+        if *content == Content::Gone {
+            return None;
+        }
+        let failure = Failure {
+            code: "P100",
+            message: format!("{place}: {problem}"),
+            hint: "rename the file to the name that the plugin gives itself".to_owned(),
+        };
+        tracing::error!(
+            code = failure.code,
+            hint = failure.hint,
+            "a plugin is refused: {}",
+            failure.message
+        );
+        files.push(RefusedFile {
+            file: place,
+            failure: failure.clone(),
+        });
+        Some(SwapEvent::rejected(stem, None, digest_of(content), failure))
+    }
+
+    async fn apply_file(
+        &self,
+        name: PluginName,
+        place: String,
+        content: Content,
+        ending: &CancellationToken,
+    ) -> Option<SwapEvent> {
+        let (digest, bytes) = match content {
+            Content::Gone => return self.removed(&name),
+            Content::Unusable(why) => {
+                let error = LoadError::new(place, LoadCause::Unreadable(why));
+                return Some(self.refuse(&name, None, &error));
+            }
+            Content::TooLarge(bytes) => {
+                let error = LoadError::new(place, LoadCause::TooLarge { bytes });
+                return Some(self.refuse(&name, None, &error));
+            }
+            Content::Bytes { digest, bytes } => (digest, bytes),
+        };
+        if self.catalog.rolled_back_from(&name) == Some(digest) {
+            tracing::info!("plugin {name} stays rolled back: its file holds what it held then");
+            self.catalog.recovered(&name);
+            return None;
+        }
+        let ticket = self.catalog.ticket(&name);
+        let candidate = Candidate {
+            name: Some(name.clone()),
+            bytes,
+            source: Source::Directory,
+            place,
+        };
+        match self.load(candidate, ending).await? {
+            Err(error) => Some(self.refuse(&name, Some(digest), &error)),
+            Ok(plugin) => {
+                let plugin = Arc::new(plugin);
+                let installed = self
+                    .catalog
+                    .install_unless_rolled_back(Arc::clone(&plugin), ticket);
+                match installed {
+                    Ok(installed) => self.installed(&plugin, installed),
+                    Err(superseded) => Some(self.superseded(&name, digest, superseded.to_string())),
+                }
+            }
+        }
+    }
+
+    /// Loads a version; `None` once the host ends.
+    async fn load(
+        &self,
+        candidate: Candidate,
+        ending: &CancellationToken,
+    ) -> Option<Result<Plugin, LoadError>> {
+        let settings = plugins::settings(&self.config, candidate.name.as_ref(), candidate.source);
+        if Admission::of(self.config.stage, settings.pin) == Admission::RefuseUnpinned {
+            return Some(Err(candidate.unpinned(self.config.stage)));
+        }
+        let place = candidate.place.clone();
+        let (loader, ending) = (self.loader.clone(), ending.clone());
+        // Parsing a large component takes a while, and these threads keep leases.
+        let loading = tokio::task::spawn_blocking(move || {
+            Handle::current().block_on(load_until(&loader, candidate, &settings, &ending))
+        });
+        loading.await.unwrap_or_else(|cause| {
+            let cause = LoadCause::Host(cause.to_string());
+            Some(Err(LoadError::new(place, cause)))
+        })
+    }
+
+    fn installed(&self, plugin: &Plugin, installed: Installed) -> Option<SwapEvent> {
+        let (name, version) = (plugin.name(), Version::of(plugin));
+        match installed {
+            Installed::Same => None,
+            Installed::New => {
+                tracing::info!(
+                    plugin.name = %name, plugin.digest = %version.digest,
+                    "plugin {name} serves as {version}"
+                );
+                Some(SwapEvent::loaded(name, version))
+            }
+            Installed::Replaced(before) => {
+                let before = Version::of(&before);
+                tracing::info!(
+                    plugin.name = %name, plugin.digest = %version.digest,
+                    "plugin {name} serves as {version}, no longer as {before}"
+                );
+                let reason = "its file holds another version";
+                Some(SwapEvent::swapped(name, before, Some(version), reason))
+            }
+        }
+    }
+
+    fn removed(&self, name: &PluginName) -> Option<SwapEvent> {
+        let removed = self.catalog.remove(name);
+        let before = Version::of(&*removed.before?);
+        let now = removed.now.map(|plugin| Version::of(&plugin));
+        if now.as_ref().is_some_and(|now| now.digest == before.digest) {
+            return None;
+        }
+        let reason = match &now {
+            Some(bundled) => format!("its file is gone; bundled version {bundled} is back"),
+            None => "its file is gone".to_owned(),
+        };
+        tracing::warn!(plugin.name = %name, "plugin {name} no longer serves as {before}: {reason}");
+        Some(SwapEvent::swapped(name, before, now, &reason))
+    }
+
+    fn refuse(&self, name: &PluginName, digest: Option<Digest>, error: &LoadError) -> SwapEvent {
+        self.reject(name, digest, failure(name, error))
+    }
+
+    fn superseded(&self, name: &PluginName, digest: Digest, message: String) -> SwapEvent {
+        let failure = Failure {
+            code: "P160",
+            message,
+            hint: "remove the file and put it back if this version is meant to run".to_owned(),
+        };
+        self.reject(name, Some(digest), failure)
+    }
+
+    fn reject(&self, name: &PluginName, digest: Option<Digest>, failure: Failure) -> SwapEvent {
+        let serving = self.catalog.get(name).map(|plugin| Version::of(&plugin));
+        let serves = serving.as_ref().map_or_else(
+            || "nothing serves in its place".to_owned(),
+            |version| format!("{version} goes on serving"),
+        );
+        tracing::error!(
+            plugin.name = %name, code = failure.code, hint = failure.hint,
+            "plugin {name} is refused: {}; {serves}", failure.message
+        );
+        self.catalog.refused(name, failure.clone());
+        SwapEvent::rejected(name.as_str(), serving, digest, failure)
+    }
+}
+
+async fn load_until(
+    loader: &Loader,
+    candidate: Candidate,
+    settings: &Settings,
+    ending: &CancellationToken,
+) -> Option<Result<Plugin, LoadError>> {
+    tokio::select! {
+        loaded = loader.load(candidate, settings) => Some(loaded),
+        () = ending.cancelled() => None,
+    }
+}
+
+fn watcher(config: &Config) -> Result<Option<Watcher>, PluginsError> {
+    let Some(directory) = &config.plugins_dir else {
+        return Ok(None);
+    };
+    let settings = WatchSettings {
+        directory: directory.clone(),
+        quiet: config.plugins_quiet,
+        rescan: config.plugins_rescan,
+        max_bytes: MAX_BYTES,
+    };
+    let watcher = Watcher::new(settings).map_err(|source| PluginsError::Directory {
+        path: directory.clone(),
+        source,
+    })?;
+    Ok(Some(watcher))
+}
+
+/// The refusal with what to do about it here: pins are pasted under a name.
+fn failure(name: &PluginName, error: &LoadError) -> Failure {
+    let mut failure = Failure::from(error);
+    if let LoadCause::Unpinned { digest, .. } | LoadCause::NotPinned { found: digest, .. } =
+        &error.cause
+    {
+        failure.hint = format!(
+            "if this version is meant to run, put `digest = \"{digest}\"` under `[plugin.{name}]` in cogo.toml and restart the host"
+        );
+    }
+    failure
+}
+
+const fn digest_of(content: &Content) -> Option<Digest> {
+    match content {
+        Content::Bytes { digest, .. } => Some(*digest),
+        Content::TooLarge(_) | Content::Unusable(_) | Content::Gone => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_development_serves_what_nobody_pinned() {
+        let pin = Some(Digest::of(b"x"));
+        for (stage, pin, admission) in [
+            (Stage::Development, None, Admission::Serve),
+            (Stage::Development, pin, Admission::Serve),
+            (Stage::Staging, None, Admission::RefuseUnpinned),
+            (Stage::Staging, pin, Admission::Serve),
+            (Stage::Production, None, Admission::RefuseUnpinned),
+            (Stage::Production, pin, Admission::Serve),
+        ] {
+            assert_eq!(Admission::of(stage, pin), admission, "{stage} {pin:?}");
+        }
+    }
+}
