@@ -16,4 +16,5 @@ mod postgres;
 mod sandbox;
 mod store;
 mod support;
+mod swap;
 mod whole_path;

@@ -3,7 +3,7 @@
 mod bundled;
 mod compile;
 mod foreign;
-mod harness;
+pub mod harness;
 mod inspect;
 mod limits;
 mod load;

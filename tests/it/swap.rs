@@ -1,0 +1,12 @@
+//! Plugins that are added, replaced, removed and rolled back while the host runs.
+
+mod audit;
+mod catalog;
+mod directory;
+mod harness;
+mod patterns;
+mod refusals;
+mod rollback;
+mod routes;
+mod running;
+mod storm;
