@@ -89,10 +89,11 @@ WHERE task_id = $1 AND path = $2
 ORDER BY created_at DESC, message_id DESC, lease_epoch DESC
 LIMIT 1";
 
-/// Reads the whole table: for messages to people, not for the loop.
+/// Of tasks that have not ended. For messages to people, not for the loop.
 const SELECT_ROUTES: &str = "
 SELECT DISTINCT service, role, coalesce(shard, 0)::bigint AS shard, tenant
 FROM agent_messages
+WHERE status = 'queued' OR status = 'claimed'
 ORDER BY service, role, shard, tenant";
 
 pub(super) async fn ping(store: &PostgresStore) -> Step<()> {
