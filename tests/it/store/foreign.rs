@@ -238,6 +238,22 @@ async fn a_foreign_claim_can_be_asked_to_cancel(bed: &Bed) {
     let row = bed.store.task(id).await.unwrap().unwrap();
     assert!(row.cancel_requested_at.is_some());
     assert_eq!(row.status, Status::Claimed);
+    // Should it come back to us, we know, and it was enqueued once.
+    let reclaiming = Want {
+        reclaim_foreign_after: Some(Duration::ZERO),
+        ..want(DOCS)
+    };
+    let claims = Hand::new()
+        .claim_wants(&*bed.store, vec![reclaiming], 9)
+        .await;
+    assert_eq!(claims.len(), 1);
+    assert!(claims[0].cancel_requested);
+    let events = events(bed, id).await;
+    let types: Vec<_> = events.iter().map(|e| e.event_type.as_str()).collect();
+    assert_eq!(
+        types,
+        ["execute_enqueued", "cancel_requested", "task_rescued"]
+    );
 }
 
 async fn a_foreign_worker_that_steals_a_row_fences_us_off(bed: &Bed) {

@@ -198,3 +198,30 @@ async fn a_url_leads_to_its_store() {
     store.check_schema().await.unwrap();
     assert!(dir.path().join("my bus.db").exists());
 }
+
+/// Another program may write text that is none: SQLite does not look.
+#[tokio::test]
+async fn text_that_is_no_utf8_does_not_stop_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.db");
+    let store = open(&path).await;
+    let door = FileDoor::open(&path, None);
+    door.execute(
+        "INSERT INTO agent_messages (service, role, payload, trace_id, tenant, task_id)
+         VALUES ('docs', 'render', CAST(x'7bff7d' AS TEXT), CAST(x'ff' AS TEXT),
+           CAST(x'61ff' AS TEXT), CAST(x'ff62' AS TEXT))",
+    )
+    .await;
+    let new = task(DOCS);
+    store.enqueue(std::slice::from_ref(&new)).await.unwrap();
+    let hand = Hand::new();
+    let claims = hand.claim(&store, DOCS, 9).await;
+    assert_eq!(claims.len(), 2);
+    assert_eq!(claims[0].route.tenant.as_deref(), Some("a\u{FFFD}"));
+    assert_eq!(claims[0].task_id.as_deref(), Some("\u{FFFD}b"));
+    assert_eq!(claims[0].trace_id.as_str().len(), 32);
+    let ends: Vec<_> = claims.iter().map(|c| settlement(c, done())).collect();
+    store.settle(&hand.id, &ends).await.unwrap();
+    let depth = store.depth().await.unwrap();
+    assert_eq!((depth.queued, depth.claimed, depth.done), (0, 0, 2));
+}
