@@ -74,7 +74,8 @@ impl Installation {
         let (process, line) = Process::start(command, |line| line.contains("\"api\""));
         let ready: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["schema"], "cogo-host.ready.v1");
-        Host { process }
+        let holder = ready["data"]["holder"].as_str().unwrap().to_owned();
+        Host { process, holder }
     }
 
     /// Waits until `look` answers something.
@@ -196,6 +197,10 @@ impl Process {
         assert!(sent.unwrap().success());
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Waits for the end and tells the exit code.
     pub fn wait(&mut self) -> Option<i32> {
         until("the process has ended", &mut || {
@@ -218,6 +223,8 @@ impl Drop for Process {
 /// A running host.
 pub struct Host {
     pub process: Process,
+    /// What it writes to `claimed_by`.
+    pub holder: String,
 }
 
 /// The example worker, as a process of its own.
