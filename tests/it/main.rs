@@ -10,6 +10,7 @@
 
 mod api;
 mod bundled_plugins;
+mod faults;
 mod guest;
 mod mistakes;
 mod postgres;

@@ -6,6 +6,7 @@ pub mod hand;
 pub mod invariants;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod sqlite;
 
 use cogo_host::store::{EventFilter, TaskFilter};

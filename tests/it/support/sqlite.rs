@@ -32,6 +32,16 @@ pub async fn open(path: &Path) -> SqliteStore {
     store
 }
 
+/// What SQLite itself says of the file at `path`: `ok`, or what is wrong.
+pub async fn quick_check(path: &Path) -> String {
+    let door = FileDoor::open(path, None);
+    let rows = sqlx::query("PRAGMA quick_check")
+        .fetch_all(&door.pool)
+        .await;
+    let said: Vec<String> = rows.unwrap().iter().map(|row| row.get(0)).collect();
+    said.join("\n")
+}
+
 /// Another program with the same file open.
 pub struct FileDoor {
     pool: SqlitePool,

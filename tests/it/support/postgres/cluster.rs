@@ -132,12 +132,36 @@ shared_buffers = 64MB
 
     /// Ends the server as a crash would.
     pub fn kill(&self) {
+        self.stop("immediate");
+    }
+
+    /// Ends the server as a restart would: cuts every connection, and writes
+    /// what it has to write.
+    pub fn stop_fast(&self) {
+        self.stop("fast");
+    }
+
+    fn stop(&self, mode: &str) {
         let status = self
             .tool("pg_ctl")
-            .args(["stop", "--mode=immediate", "--silent", "--pgdata"])
+            .args(["stop", "--silent", "--mode", mode, "--pgdata"])
             .arg(self.dir.join("data"))
             .status();
         assert!(status.unwrap().success());
+    }
+
+    /// `kill -9` of the first process of the server; the others find out.
+    pub fn kill_postmaster(&self) {
+        let file = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
+        let pid = file.lines().next().unwrap();
+        let killed = Command::new("kill").args(["-s", "KILL", pid]).status();
+        assert!(killed.unwrap().success());
+    }
+
+    /// Starts a server again that may still be falling apart.
+    pub fn start_again(&self) {
+        let started = (0..60).any(|_| self.try_start());
+        assert!(started, "the server does not start again:\n{}", self.log());
     }
 
     fn log(&self) -> String {

@@ -1,0 +1,413 @@
+//! Hosts of one bus as processes that may die, and a look at that bus that no
+//! host knows of.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cogo_host::ids::MessageId;
+use cogo_host::store::{AttemptRow, EventFilter, Store, StoreError};
+use cogo_host::task::{NewTask, TaskRow};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Row as _};
+use tokio::runtime::Runtime;
+
+use crate::support::invariants::Watch;
+use crate::support::process::{Host, Installation, Process, until};
+use crate::support::{all_tasks, postgres, sqlite};
+
+/// A lease that runs out soon. A host on a busy machine still renews it.
+pub const SHORT_LEASE_MS: u64 = 1_500;
+/// A lease that runs out only when a test says so.
+pub const LONG_LEASE_MS: u64 = 600_000;
+
+/// How many attempts a host runs at once.
+pub const CONCURRENCY: u64 = 16;
+
+/// One host and its directory, over all of its lives.
+pub struct Member {
+    here: Installation,
+    host: Option<Host>,
+    /// What its connections are called at the server.
+    pub name: String,
+}
+
+impl Member {
+    /// Not started. A host of the bus at `url`, which retries soon and looks
+    /// for tasks often.
+    pub fn new(name: &str, url: &str, lease_ms: u64) -> Self {
+        let url = match url.starts_with("postgres:") {
+            true => {
+                let more = if url.contains('?') { '&' } else { '?' };
+                format!("{url}{more}application_name={name}&sslmode=disable")
+            }
+            false => url.to_owned(),
+        };
+        let here = Installation::new()
+            .with("DATABASE_URL", &url)
+            .with("HOLDER_ID", name)
+            .with("RECLAIM_AFTER_MS", &lease_ms.to_string())
+            .with("BUS_POLL_MS", "100")
+            .with("COGO_RETRY_BASE_MS", "50")
+            // So that only hosts that died can use up a task's attempts.
+            .with("COGO_MAX_ATTEMPTS", "20")
+            .with("COGO_CONCURRENCY", &CONCURRENCY.to_string());
+        Self {
+            here,
+            host: None,
+            name: name.to_owned(),
+        }
+    }
+
+    #[must_use]
+    pub fn with(mut self, variable: &str, value: &str) -> Self {
+        self.here = self.here.with(variable, value);
+        self
+    }
+
+    #[must_use]
+    pub fn started(mut self) -> Self {
+        self.start();
+        self
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.host.is_none(), "{} runs already", self.name);
+        self.host = Some(self.here.host(&[]));
+    }
+
+    fn host(&mut self) -> &mut Host {
+        self.host.as_mut().unwrap()
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.host().process
+    }
+
+    /// The name of this life in `claimed_by`.
+    pub fn holder(&self) -> String {
+        self.host.as_ref().unwrap().holder.clone()
+    }
+
+    pub fn kill(&mut self) {
+        self.process().kill();
+        self.host = None;
+    }
+
+    /// Asks for a drain and waits for its end.
+    pub fn drain(&mut self) {
+        self.process().signal("TERM");
+        assert_eq!(self.process().wait(), Some(0), "{}", self.log());
+        self.host = None;
+    }
+
+    pub fn log(&self) -> String {
+        let host = self.host.as_ref();
+        host.map(|host| host.process.stderr()).unwrap_or_default()
+    }
+
+    /// Fails the test if the host has ended.
+    pub fn must_run(&mut self) {
+        let runs = self.process().is_running();
+        assert!(runs, "{} has ended:\n{}", self.name, self.log());
+    }
+}
+
+/// The bus, seen by a program that is no host.
+pub struct Bus {
+    runtime: Runtime,
+    store: Arc<dyn Store>,
+    /// Where the bus is in Postgres.
+    pool: Option<PgPool>,
+    pub watch: Watch,
+    pub url: String,
+}
+
+impl Bus {
+    /// A fresh one in the cluster that tests share.
+    pub fn shared() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let url = runtime.block_on(postgres::migrated());
+        Self::postgres(runtime, url)
+    }
+
+    /// A fresh one in a cluster of its own.
+    pub fn alone(cluster: &postgres::cluster::Cluster) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let url = runtime.block_on(async {
+            let url = cluster.fresh("template1").await;
+            let store = postgres::open(&url).await;
+            store.migrate(false).await.unwrap();
+            store.close().await.unwrap();
+            url
+        });
+        Self::postgres(runtime, url)
+    }
+
+    fn postgres(runtime: Runtime, url: String) -> Self {
+        let (store, pool) = runtime.block_on(async {
+            let pool = PgPoolOptions::new().max_connections(3);
+            (postgres::open(&url).await, pool.connect_lazy(&url).unwrap())
+        });
+        Self {
+            runtime,
+            store: Arc::new(store),
+            pool: Some(pool),
+            watch: Watch::default(),
+            url,
+        }
+    }
+
+    /// A fresh one in a file.
+    pub fn file(path: &Path) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let store = runtime.block_on(sqlite::open(path));
+        Self {
+            runtime,
+            store: Arc::new(store),
+            pool: None,
+            watch: Watch::default(),
+            url: format!("sqlite://{}", path.display()),
+        }
+    }
+
+    /// The same bus by way of another port.
+    pub fn url_by(&self, port: u16) -> String {
+        let (before, database) = self.url.rsplit_once('/').unwrap();
+        let (before, _) = before.rsplit_once(':').unwrap();
+        format!("{before}:{port}/{database}")
+    }
+
+    /// Puts tasks on the bus, however often that takes: they are acknowledged.
+    pub fn submit(&self, tasks: &[NewTask]) {
+        until("the tasks are on the bus", &mut || {
+            let done = self.runtime.block_on(self.store.enqueue(tasks));
+            match done {
+                Ok(_) => Some(()),
+                // Either nothing of it was done, or all.
+                Err(error) => self.is_there(tasks[0].id).then_some(()).or_else(|| {
+                    assert!(is_passing(&error), "{error}");
+                    None
+                }),
+            }
+        });
+        self.watch.acknowledge(tasks.iter().map(|task| task.id));
+    }
+
+    fn is_there(&self, id: MessageId) -> bool {
+        let found = self.runtime.block_on(self.store.task(id));
+        found.is_ok_and(|task| task.is_some())
+    }
+
+    /// Every task; `None` while the database is away.
+    pub fn try_tasks(&self) -> Option<Vec<TaskRow>> {
+        let read = self.runtime.block_on(self.store.tasks(&all_tasks()));
+        let tasks = read.map_err(|error| assert!(is_passing(&error), "{error}"));
+        let tasks = tasks.ok()?;
+        self.watch.look(&tasks);
+        Some(tasks)
+    }
+
+    pub fn tasks(&self) -> Vec<TaskRow> {
+        until("the database answers", &mut || self.try_tasks())
+    }
+
+    pub fn task(&self, id: MessageId) -> TaskRow {
+        let task = self.runtime.block_on(self.store.task(id));
+        task.unwrap().unwrap()
+    }
+
+    pub fn attempts(&self, id: MessageId) -> Vec<AttemptRow> {
+        self.runtime.block_on(self.store.attempts(id)).unwrap()
+    }
+
+    /// How the attempts of a task ended, in order.
+    pub fn outcomes(&self, id: MessageId) -> Vec<String> {
+        let attempts = self.attempts(id);
+        attempts.into_iter().map(|one| one.outcome).collect()
+    }
+
+    pub fn count_events(&self, event_type: &str, id: Option<MessageId>) -> usize {
+        let filter = EventFilter {
+            event_type: Some(event_type.to_owned()),
+            message_id: id,
+            limit: 1_000_000,
+            ..EventFilter::default()
+        };
+        let events = self.runtime.block_on(self.store.events(&filter));
+        events.unwrap().len()
+    }
+
+    /// Looks at every task until `found` sees what it waits for.
+    pub fn until(&self, what: &str, mut found: impl FnMut(&[TaskRow]) -> bool) {
+        until(what, &mut || {
+            let tasks = self.try_tasks()?;
+            found(&tasks).then_some(())
+        });
+    }
+
+    /// Waits until all of these have ended.
+    pub fn until_ended(&self, tasks: &[NewTask]) {
+        let ids: std::collections::HashSet<MessageId> = tasks.iter().map(|t| t.id).collect();
+        self.until("the tasks have ended", |rows| {
+            let of_these = rows.iter().filter(|row| ids.contains(&row.id));
+            let ended = of_these.filter(|row| row.status.is_terminal());
+            ended.count() == ids.len()
+        });
+    }
+
+    pub fn cancel(&self, id: MessageId) {
+        let cancelled = self.runtime.block_on(self.store.cancel(id, "test"));
+        assert!(cancelled.unwrap().is_some());
+    }
+
+    /// Checks every invariant; the bus must be at rest.
+    pub fn check(&self) {
+        self.runtime.block_on(self.watch.check(&*self.store));
+    }
+
+    pub fn check_drained(&self, holder: &str) {
+        let held = self.tasks();
+        let held = held
+            .iter()
+            .find(|t| t.lease_expires_at.is_some() && t.claimed_by.as_deref() == Some(holder));
+        assert!(held.is_none(), "12: {holder} still holds {held:?}");
+    }
+
+    /// What SQLite itself says of a file.
+    pub fn integrity(&self, path: &Path) -> String {
+        self.runtime.block_on(sqlite::quick_check(path))
+    }
+
+    fn pool(&self) -> &PgPool {
+        self.pool.as_ref().unwrap()
+    }
+
+    /// Statements as another program would send them.
+    pub fn execute(&self, sql: &str) {
+        let sql = AssertSqlSafe(sql.to_owned());
+        self.runtime
+            .block_on(sqlx::raw_sql(sql).execute(self.pool()))
+            .unwrap();
+    }
+
+    /// The first column of all rows, as numbers.
+    pub fn numbers(&self, sql: &str) -> Vec<i64> {
+        let sql = AssertSqlSafe(format!("SELECT t.x::bigint FROM ({sql}) AS t(x)"));
+        let rows = self
+            .runtime
+            .block_on(sqlx::query(sql).fetch_all(self.pool()))
+            .unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// A row as another program inserts it, by the original columns alone.
+    pub fn insert_foreign(&self, task: &NewTask) {
+        let (id, key, payload) = (task.id, &task.route.key, &task.payload);
+        self.execute(&format!(
+            "INSERT INTO agent_messages (id, service, role, payload, status)
+             VALUES ('{id}', '{}', '{}', '{payload}', 'queued')",
+            key.service(),
+            key.role(),
+        ));
+        self.watch.acknowledge([id]);
+    }
+
+    /// How many tasks a host holds.
+    pub fn held_by(&self, holder: &str) -> i64 {
+        let sql = format!(
+            "SELECT count(*) FROM agent_messages
+             WHERE status = 'claimed' AND claimed_by = '{holder}'"
+        );
+        self.numbers(&sql)[0]
+    }
+
+    /// Undoes what a server process has begun, and waits until it is gone.
+    pub fn undo(&self, pid: i64) {
+        let _ = self.numbers(&format!("SELECT pg_terminate_backend({pid})::integer"));
+        self.until_gone(pid);
+    }
+
+    pub fn until_gone(&self, pid: i64) {
+        let left = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {pid}");
+        until("the server's process is gone", &mut || {
+            self.numbers(&left).is_empty().then_some(())
+        });
+    }
+
+    /// Nothing waits and nothing runs.
+    pub fn is_idle(&self) -> bool {
+        let busy = "SELECT count(*) FROM agent_messages WHERE status IN ('queued', 'claimed')";
+        self.numbers(busy)[0] == 0
+    }
+
+    /// Lets the leases of a host be over.
+    pub fn end_leases(&self, holder: &str) {
+        self.execute(&format!(
+            "UPDATE agent_messages SET lease_expires_at = now() - interval '1 second'
+             WHERE status = 'claimed' AND claimed_by = '{holder}'"
+        ));
+    }
+
+    /// Puts a gate before every change of a task's state.
+    ///
+    /// A lock on the table would hold a statement up while it is prepared, when
+    /// nothing has begun; a trigger does it in the middle of its work.
+    pub fn install_gate(&self) {
+        self.execute(
+            "CREATE FUNCTION wait_at_the_gate() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$;
+             CREATE TRIGGER gate BEFORE UPDATE ON agent_messages FOR EACH ROW
+             WHEN (OLD.status IS DISTINCT FROM NEW.status)
+             EXECUTE FUNCTION wait_at_the_gate()",
+        );
+    }
+
+    /// Until the gate is let go of, no task changes its state.
+    pub fn close_gate(&self) -> ClosedGate<'_> {
+        let transaction = self.runtime.block_on(async {
+            let mut transaction = self.pool().begin().await.unwrap();
+            sqlx::raw_sql("SELECT pg_advisory_xact_lock(1)")
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
+            transaction
+        });
+        ClosedGate {
+            bus: self,
+            transaction: Some(transaction),
+        }
+    }
+}
+
+/// An error that passes by itself.
+fn is_passing(error: &StoreError) -> bool {
+    error.is_transient()
+        || matches!(error, StoreError::Refused(text) if text.contains("duplicate key"))
+}
+
+/// While this is held, claims and settlements wait in the server.
+pub struct ClosedGate<'a> {
+    bus: &'a Bus,
+    transaction: Option<sqlx::Transaction<'static, sqlx::Postgres>>,
+}
+
+impl ClosedGate<'_> {
+    /// The server process that has the host `name` waiting with a statement
+    /// that contains `text`.
+    pub fn waiting(&self, name: &str, text: &str) -> Option<i64> {
+        let pids = self.bus.numbers(&format!(
+            "SELECT pid FROM pg_stat_activity
+             WHERE application_name = '{name}' AND wait_event_type = 'Lock'
+               AND position('{text}' IN query) > 0"
+        ));
+        pids.first().copied()
+    }
+}
+
+impl Drop for ClosedGate<'_> {
+    fn drop(&mut self) {
+        if let Some(transaction) = self.transaction.take() {
+            let _ = self.bus.runtime.block_on(transaction.rollback());
+        }
+    }
+}
