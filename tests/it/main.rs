@@ -11,6 +11,7 @@
 mod api;
 mod bundled_plugins;
 mod faults;
+mod bus;
 mod guest;
 mod mistakes;
 mod postgres;

@@ -1,0 +1,18 @@
+//! The bus loop on a real SQLite bus, with an executor whose every step a test
+//! decides and a database that fails where a test says.
+//!
+//! No test waits for a time to pass: each waits for what should happen, and
+//! every bus that is stopped is checked against the invariants.
+
+mod claims;
+mod drains;
+mod ends;
+mod faults;
+#[expect(
+    dead_code,
+    reason = "an executor that misbehaves comes with the next tests"
+)]
+mod harness;
+mod leases;
+mod limits;
+mod outages;

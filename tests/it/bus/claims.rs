@@ -1,0 +1,186 @@
+//! What is claimed, when, and for whom.
+
+use std::time::Duration;
+
+use cogo_host::attempt::AttemptEnd;
+use cogo_host::task::Status;
+
+use super::faults::Op;
+use super::harness::{Bench, problem, served, soon};
+use crate::support::hand::{DOCS, task, tasks};
+
+#[tokio::test]
+async fn claims_are_sized_to_free_places() {
+    let mut bench = Bench::new().await;
+    bench.submit_all(tasks(DOCS, 10)).await;
+    let bus = bench.start();
+    let mut running = bench.calls(4).await;
+    assert_eq!(bench.claimed().await, 4);
+    assert_eq!(bus.in_flight(), 4);
+    for _ in 0..6 {
+        let first = running.remove(0);
+        let id = first.id();
+        first.done();
+        bench.ended(id).await;
+        running.push(bench.call().await);
+        assert_eq!(bench.claimed().await, 4);
+    }
+    for call in running {
+        call.done();
+    }
+    bench.stop(&bus).await;
+    for (limit, wants) in bench.faults.asked() {
+        assert!(limit.min(wants[0].limit) <= 4, "{limit} {wants:?}");
+    }
+    assert_eq!(bench.bed.store.depth().await.unwrap().done, 10);
+}
+
+#[tokio::test]
+async fn a_wake_up_is_enough() {
+    let mut bench = Bench::new().await;
+    let bus = bench.start();
+    bench.when(|faults| faults.ended(Op::NextDue) > 0).await;
+    bench.submit(task(DOCS)).await;
+    bus.wake();
+    bench.call().await.done();
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn polling_is_enough() {
+    let mut bench = Bench::new().await;
+    bench.settings.poll = Duration::from_millis(20);
+    let bus = bench.start();
+    bench.when(|faults| faults.ended(Op::NextDue) > 0).await;
+    bench.submit(task(DOCS)).await;
+    bench.call().await.done();
+    bench.stop(&bus).await;
+}
+
+/// With an hour between polls, every wake-up that is missed would show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_comes_free_is_never_missed() {
+    const TASKS: usize = 300;
+    for (concurrency, plugin) in [(1, 4), (4, 1), (8, 3)] {
+        let mut bench = Bench::new().await;
+        bench.settings.concurrency = concurrency;
+        let routes = vec![served(DOCS, 8, "docs", plugin)];
+        bench.routes.serve(routes);
+        bench.submit_all(tasks(DOCS, TASKS)).await;
+        let bus = bench.start();
+        for _ in 0..TASKS {
+            bench.call().await.done();
+        }
+        bench.stop(&bus).await;
+        assert_eq!(bench.bed.store.depth().await.unwrap().done, TASKS as u64);
+    }
+}
+
+#[tokio::test]
+async fn places_follow_the_configuration_down_and_up() {
+    let mut bench = Bench::new().await;
+    bench.submit_all(tasks(DOCS, 12)).await;
+    let bus = bench.start();
+    let mut running = bench.calls(4).await;
+    bench.routes.serve(vec![served(DOCS, 2, "docs", 4)]);
+    for _ in 0..2 {
+        let first = running.remove(0);
+        let id = first.id();
+        first.done();
+        bench.ended(id).await;
+    }
+    // Only the third that ends makes room.
+    assert!(bench.call_now().is_none());
+    running.remove(0).done();
+    running.push(bench.call().await);
+    assert_eq!(running.len(), 2);
+    assert!(bench.call_now().is_none());
+    bench.routes.serve(vec![served(DOCS, 4, "docs", 4)]);
+    bus.wake();
+    running.extend(bench.calls(2).await);
+    assert!(bench.call_now().is_none());
+    for call in running {
+        call.done();
+    }
+    for _ in 0..5 {
+        bench.call().await.done();
+    }
+    bench.stop(&bus).await;
+    assert_eq!(bench.bed.store.depth().await.unwrap().done, 12);
+}
+
+#[tokio::test]
+async fn rows_of_unknown_routes_stay_untouched() {
+    let mut bench = Bench::new().await;
+    bench.bed.watch.unknown("other/work");
+    let foreign = bench.bed.foreign("other/work", "no JSON at all").await;
+    let ours = bench.submit(task("other/work")).await;
+    let known = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    bench.call().await.done();
+    bench.ended(known).await;
+    let rounds = bench.faults.ended(Op::Expire) + 1;
+    bench
+        .when(|faults| faults.ended(Op::Expire) >= rounds)
+        .await;
+    assert_eq!(bench.row(foreign).await.attempts, 0);
+    assert_eq!(bench.event_types(ours).await, ["execute_enqueued"]);
+    assert!(bench.event_types(foreign).await.is_empty());
+    bench
+        .bed
+        .watch
+        .check_drained(&*bench.bed.store, bus.holder())
+        .await;
+    bus.drain();
+    soon(bus.finished()).await;
+}
+
+#[tokio::test]
+async fn a_foreign_row_is_adopted_at_its_first_claim() {
+    let mut bench = Bench::new().await;
+    let id = bench.bed.foreign(DOCS, r#"{"task_id":"theirs"}"#).await;
+    let bus = bench.start();
+    let call = bench.call().await;
+    assert_eq!(call.attempt.task_id, "theirs");
+    let trace_id = call.attempt.trace_id.to_string();
+    call.retry("worker_error");
+    bench.call().await.done();
+    let row = bench.ended(id).await;
+    assert_eq!(row.trace_id.as_ref(), Some(&trace_id));
+    let events = bench.events(id).await;
+    let types: Vec<&str> = events.iter().map(|e| &*e.event_type).collect();
+    let expected = [
+        "execute_enqueued",
+        "execute_retry",
+        "docs_render_retry",
+        "execute_done",
+        "docs_render_done",
+    ];
+    assert_eq!(types, expected);
+    assert!(
+        events
+            .iter()
+            .all(|e| e.trace_id.as_ref() == Some(&trace_id))
+    );
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn until_idle_waits_for_retries() {
+    let mut bench = Bench::new().await;
+    bench.settings.until_idle = true;
+    bench.settings.retry.base = Duration::from_millis(200);
+    bench.settings.retry.cap = Duration::from_millis(200);
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    for _ in 0..2 {
+        bench.call().await.end(AttemptEnd::Retryable {
+            problem: problem("worker_error"),
+            after: Some(Duration::from_millis(200)),
+        });
+    }
+    bench.call().await.done();
+    soon(bus.finished()).await;
+    assert_eq!(bench.row(id).await.status, Status::Done);
+    bench.bed.check().await;
+}

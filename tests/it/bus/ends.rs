@@ -1,0 +1,138 @@
+//! What an end of an attempt leaves on the bus, well-behaved or not.
+
+use cogo_host::attempt::{AttemptEnd, Blame, Problem};
+use cogo_host::task::{MAX_HOST_FAULTS, Status};
+
+use super::faults::{Op, Side};
+use super::harness::{Bench, served};
+use crate::support::hand::{BUILD_TEST, DOCS, task, tasks};
+
+#[tokio::test]
+async fn retries_are_visible_and_done_says_what_ran() {
+    let mut bench = Bench::new().await;
+    let routes = vec![served(BUILD_TEST, 1, "mock", 1)];
+    bench.routes.serve(routes);
+    let id = bench.submit(task(BUILD_TEST)).await;
+    let bus = bench.start();
+    bench.call().await.retry("worker_timeout");
+    let call = bench.call().await;
+    assert_eq!((call.attempt.number, call.attempt.max_attempts), (2, 3));
+    call.done();
+    bench.ended(id).await;
+    bench.stop(&bus).await;
+    let retry = bench.event(id, "execute_retry").await;
+    assert_eq!(retry.payload["attempt"], 1);
+    assert_eq!(retry.payload["code"], "worker_timeout");
+    assert!(retry.payload["delay_ms"].as_u64().unwrap() <= 5);
+    assert_eq!(retry.reason.as_deref(), Some("as told"));
+    let done = bench.event(id, "execute_done").await.payload;
+    assert_eq!((&done["attempt"], &done["run_ms"]), (&2.into(), &3.into()));
+    assert!(done["wait_ms"].is_u64());
+    assert_eq!(
+        (&done["plugin"], &done["kind"]),
+        (&"mock".into(), &"mock".into())
+    );
+    assert!(done["digest"].as_str().unwrap().starts_with("sha256:"));
+    assert_eq!(
+        (&done["stage"], &done["fallback"]),
+        (&"staging".into(), &false.into())
+    );
+    let types = bench.event_types(id).await;
+    let expected = [
+        "execute_enqueued",
+        "execute_retry",
+        "buildtest_retry",
+        "execute_done",
+        "buildtest_done",
+    ];
+    assert_eq!(types, expected);
+}
+
+#[tokio::test]
+async fn attempts_that_are_used_up_fail_the_task() {
+    let mut bench = Bench::new().await;
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    for number in 1..=3 {
+        let call = bench.call().await;
+        assert_eq!(call.attempt.number, number);
+        call.retry("worker_error");
+    }
+    let row = bench.ended(id).await;
+    assert_eq!(row.status, Status::Failed);
+    assert_eq!(row.error.as_deref(), Some("worker_error: as told"));
+    let failed = bench.event(id, "execute_failed").await;
+    assert_eq!(failed.payload["code"], "worker_error");
+    assert_eq!(failed.payload["attempt"], 3);
+    assert!(
+        bench
+            .event_types(id)
+            .await
+            .contains(&"docs_render_failed".to_owned())
+    );
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_fallback_is_stamped_everywhere() {
+    let mut bench = Bench::new().await;
+    bench.routes.fall_back();
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    bench.call().await.done();
+    let row = bench.ended(id).await;
+    assert_eq!(
+        row.result_snippet.as_deref(),
+        Some("[mock fallback] as told")
+    );
+    assert_eq!(row.result.unwrap()["fallback"], true);
+    let done = bench.event(id, "execute_done").await;
+    assert_eq!(done.payload["fallback"], true);
+    bench.event(id, "execute_fallback").await;
+    let attempts = bench.attempts(id).await;
+    assert_eq!(attempts[0].why.as_ref().unwrap()["fallback"], true);
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn the_hosts_faults_are_given_back_twenty_times() {
+    let mut bench = Bench::new().await;
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    for _ in 0..=MAX_HOST_FAULTS {
+        let call = bench.call().await;
+        assert_eq!(call.attempt.number, 1);
+        let gone = Problem::new("plugin_gone", "as told", Blame::Host);
+        call.end(AttemptEnd::HostFault(gone));
+    }
+    let row = bench.ended(id).await;
+    assert_eq!(row.error.as_deref(), Some("plugin_gone: as told"));
+    assert_eq!((row.attempts, row.host_faults), (1, MAX_HOST_FAULTS));
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn ends_that_come_together_share_a_commit() {
+    let mut bench = Bench::new().await;
+    let ids = bench.submit_all(tasks(DOCS, 4)).await;
+    bench.faults.block(Op::Settle, Side::Before);
+    let bus = bench.start();
+    let mut running = bench.calls(4).await;
+    running.remove(0).done();
+    bench.when(|faults| faults.begun(Op::Settle) == 1).await;
+    running.into_iter().for_each(|call| call.done());
+    // What ended is out of the executor's hands once its place is free.
+    let more = bench.submit_all(tasks(DOCS, 4)).await;
+    bus.wake();
+    let running = bench.calls(4).await;
+    bench.faults.release(Op::Settle, Side::Before);
+    for id in ids {
+        bench.ended(id).await;
+    }
+    running.into_iter().for_each(|call| call.done());
+    for id in more {
+        bench.ended(id).await;
+    }
+    assert_eq!(bench.faults.commits()[..2], [1, 3]);
+    bench.stop(&bus).await;
+}

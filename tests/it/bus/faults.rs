@@ -1,0 +1,314 @@
+//! A store that fails, hangs or forgets to answer where a test says so, and
+//! tells what it was asked.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cogo_host::attempt::Fence;
+use cogo_host::event::{Event, NewEvent};
+use cogo_host::gate::{Evidence, Scope};
+use cogo_host::ids::{HolderId, MessageId};
+use cogo_host::route::Route;
+use cogo_host::store::{
+    ArtifactRow, AttemptRow, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat, HostRow,
+    Latency, Migration, Renewal, Rescued, Result, Retention, Store, StoreError, TaskFilter, Want,
+};
+use cogo_host::task::{Claim, Enqueued, NewTask, Next, Settled, Settlement, TaskRow};
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+
+/// What the loop calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    Claim,
+    Renew,
+    CancelRequests,
+    Settle,
+    Rescue,
+    Expire,
+    NextDue,
+    Retire,
+}
+
+/// Where a call goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It has no effect.
+    Before,
+    /// It has its effect; nobody learns of it.
+    After,
+}
+
+pub struct Faults {
+    inner: Arc<dyn Store>,
+    state: Mutex<State>,
+    /// Counts everything that happens here, so that a test can wait for it.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    away: bool,
+    blocked: HashSet<(Op, Side)>,
+    random: Option<(StdRng, f64)>,
+    refuses_nul: bool,
+    /// Rows that somebody else keeps locked.
+    locked: HashSet<MessageId>,
+    panics: HashSet<Op>,
+    begun: HashMap<Op, u64>,
+    ended: HashMap<Op, u64>,
+    /// The limit in all, and each want's, of every claim.
+    asked: Vec<(u32, Vec<Want>)>,
+    /// How many settlements each successful commit had.
+    commits: Vec<usize>,
+}
+
+impl Faults {
+    pub fn over(inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            state: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let answer = change(&mut self.state.lock().unwrap());
+        self.changed.send_modify(|count| *count += 1);
+        answer
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.lock().unwrap())
+    }
+
+    /// Nothing gets through any more, or again.
+    pub fn away(&self, away: bool) {
+        self.change(|state| state.away = away);
+    }
+
+    /// Calls hang there until released.
+    pub fn block(&self, op: Op, side: Side) {
+        self.change(|state| state.blocked.insert((op, side)));
+    }
+
+    pub fn release(&self, op: Op, side: Side) {
+        self.change(|state| state.blocked.remove(&(op, side)));
+    }
+
+    pub fn begun(&self, op: Op) -> u64 {
+        self.read(|state| state.begun.get(&op).copied().unwrap_or(0))
+    }
+
+    pub fn ended(&self, op: Op) -> u64 {
+        self.read(|state| state.ended.get(&op).copied().unwrap_or(0))
+    }
+
+    pub fn asked(&self) -> Vec<(u32, Vec<Want>)> {
+        self.read(|state| state.asked.clone())
+    }
+
+    pub fn commits(&self) -> Vec<usize> {
+        self.read(|state| state.commits.clone())
+    }
+
+    /// Sees everything that happens from now on.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    async fn pass<T>(&self, op: Op, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let (fault, panics) = self.change(|state| {
+            *state.begun.entry(op).or_default() += 1;
+            (state.draw(), state.panics.remove(&op))
+        });
+        assert!(!panics, "the store panics, as it was told to");
+        self.while_blocked(op, Side::Before).await;
+        let away = self.read(|state| state.away);
+        let answer = if away || fault == Some(Side::Before) {
+            Err(StoreError::Unavailable("away".to_owned()))
+        } else {
+            work.await
+        };
+        self.while_blocked(op, Side::After).await;
+        self.change(|state| *state.ended.entry(op).or_default() += 1);
+        match fault {
+            Some(Side::After) => Err(StoreError::Unavailable("the answer was lost".to_owned())),
+            _ => answer,
+        }
+    }
+
+    async fn while_blocked(&self, op: Op, side: Side) {
+        let mut changed = self.watch();
+        let blocked = |_: &u64| self.read(|state| state.blocked.contains(&(op, side)));
+        changed.wait_for(|count| !blocked(count)).await.unwrap();
+    }
+}
+
+impl State {
+    fn draw(&mut self) -> Option<Side> {
+        let (random, probability) = self.random.as_mut()?;
+        if !random.random_bool(*probability) {
+            return None;
+        }
+        Some(match random.random_bool(0.5) {
+            true => Side::Before,
+            false => Side::After,
+        })
+    }
+}
+
+fn holds_nul(settlement: &Settlement) -> bool {
+    match &settlement.next {
+        Next::Done { result, .. } => result.to_string().contains("\\u0000"),
+        Next::Queued { problem, .. } => problem
+            .as_ref()
+            .is_some_and(|problem| problem.message.contains('\0')),
+        Next::Failed { problem } => problem.message.contains('\0'),
+    }
+}
+
+#[async_trait]
+impl Store for Faults {
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Claim>> {
+        self.change(|state| state.asked.push((request.limit, request.wants.clone())));
+        self.pass(Op::Claim, self.inner.claim(request)).await
+    }
+
+    async fn renew(
+        &self,
+        holder: &HolderId,
+        fences: &[Fence],
+        lease: Duration,
+    ) -> Result<Vec<Renewal>> {
+        self.pass(Op::Renew, self.inner.renew(holder, fences, lease))
+            .await
+    }
+
+    async fn cancel_requests(&self, holder: &HolderId) -> Result<Vec<Fence>> {
+        self.pass(Op::CancelRequests, self.inner.cancel_requests(holder))
+            .await
+    }
+
+    async fn settle(&self, holder: &HolderId, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        let refused = self.read(|state| state.refuses_nul) && settlements.iter().any(holds_nul);
+        let locked = |state: &State| {
+            settlements
+                .iter()
+                .any(|s| state.locked.contains(&s.fence.id))
+        };
+        let settle = async {
+            if self.read(locked) {
+                return Err(StoreError::Unavailable("lock timeout".to_owned()));
+            }
+            if refused {
+                return Err(StoreError::Refused("\\u0000 cannot be text".to_owned()));
+            }
+            let settled = self.inner.settle(holder, settlements).await?;
+            self.change(|state| state.commits.push(settled.len()));
+            Ok(settled)
+        };
+        self.pass(Op::Settle, settle).await
+    }
+
+    async fn rescue(&self, limit: u32, default_max_attempts: u32) -> Result<Vec<Rescued>> {
+        let rescue = self.inner.rescue(limit, default_max_attempts);
+        self.pass(Op::Rescue, rescue).await
+    }
+
+    async fn expire(&self, wants: &[Want], limit: u32) -> Result<Vec<MessageId>> {
+        self.pass(Op::Expire, self.inner.expire(wants, limit)).await
+    }
+
+    async fn next_due(&self, wants: &[Want]) -> Result<Option<Duration>> {
+        self.pass(Op::NextDue, self.inner.next_due(wants)).await
+    }
+
+    async fn retire(&self, retention: &Retention) -> Result<u64> {
+        self.pass(Op::Retire, self.inner.retire(retention)).await
+    }
+
+    async fn migrate(&self, dry_run: bool) -> Result<Migration> {
+        self.inner.migrate(dry_run).await
+    }
+
+    async fn check_schema(&self) -> Result<()> {
+        self.inner.check_schema().await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.inner.ping().await
+    }
+
+    async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
+        self.inner.enqueue(tasks).await
+    }
+
+    async fn cancel(&self, id: MessageId, actor: &str) -> Result<Option<Cancelled>> {
+        self.inner.cancel(id, actor).await
+    }
+
+    async fn record(&self, events: &[NewEvent]) -> Result<()> {
+        self.inner.record(events).await
+    }
+
+    async fn beat(&self, host: &HostBeat<'_>) -> Result<()> {
+        self.inner.beat(host).await
+    }
+
+    async fn leave(&self, holder: &HolderId) -> Result<()> {
+        self.inner.leave(holder).await
+    }
+
+    async fn hosts(&self) -> Result<Vec<HostRow>> {
+        self.inner.hosts().await
+    }
+
+    async fn task(&self, id: MessageId) -> Result<Option<TaskRow>> {
+        self.inner.task(id).await
+    }
+
+    async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
+        self.inner.tasks(filter).await
+    }
+
+    async fn attempts(&self, id: MessageId) -> Result<Vec<AttemptRow>> {
+        self.inner.attempts(id).await
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<Event>> {
+        self.inner.events(filter).await
+    }
+
+    async fn evidence(&self, scope: &Scope) -> Result<Evidence> {
+        self.inner.evidence(scope).await
+    }
+
+    async fn latency(
+        &self,
+        service: Option<&str>,
+        role: Option<&str>,
+        since: Duration,
+    ) -> Result<Latency> {
+        self.inner.latency(service, role, since).await
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.inner.depth().await
+    }
+
+    async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>> {
+        self.inner.artifact(task_id, path).await
+    }
+
+    async fn routes(&self) -> Result<Vec<Route>> {
+        self.inner.routes().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}

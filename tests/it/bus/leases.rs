@@ -1,0 +1,64 @@
+//! Leases are kept while an attempt runs, and an attempt ends with its lease.
+
+use std::time::Duration;
+
+use cogo_host::attempt::StopReason;
+use cogo_host::task::Status;
+
+use super::faults::Op;
+use super::harness::Bench;
+use crate::support::hand::{DOCS, task};
+
+/// Long enough for a busy machine to renew in time.
+const SHORT: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_heartbeat_keeps_an_attempt_longer_than_its_lease() {
+    let mut bench = Bench::new().await;
+    bench.settings.lease = SHORT;
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let call = bench.call().await;
+    // Renewed every third of a lease.
+    bench.when(|faults| faults.ended(Op::Renew) >= 4).await;
+    let row = bench.row(id).await;
+    assert_eq!((row.status, row.lease_epoch), (Status::Claimed, 1));
+    assert_eq!(*call.control.stop.borrow(), None);
+    call.done();
+    assert_eq!(bench.ended(id).await.attempts, 1);
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_waiting_task_is_cancelled_without_an_attempt() {
+    let mut bench = Bench::new().await;
+    let mut later = task(DOCS);
+    later.delay = Duration::from_secs(3600);
+    let id = bench.submit(later).await;
+    let bus = bench.start();
+    bench.bed.store.cancel(id, "operator").await.unwrap();
+    bus.wake();
+    let row = bench.ended(id).await;
+    assert_eq!((row.error.as_deref(), row.attempts), (Some("cancelled"), 0));
+    bench.stop(&bus).await;
+    assert!(bench.call_now().is_none());
+}
+
+#[tokio::test]
+async fn a_running_task_learns_of_its_cancellation_by_polling() {
+    let mut bench = Bench::new().await;
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let call = bench.call().await;
+    bench.bed.store.cancel(id, "operator").await.unwrap();
+    assert_eq!(call.give_way().await, StopReason::Cancelled);
+    let row = bench.ended(id).await;
+    assert_eq!(
+        (row.status, row.error.as_deref()),
+        (Status::Failed, Some("cancelled"))
+    );
+    let types = bench.event_types(id).await;
+    let expected = ["execute_enqueued", "cancel_requested", "execute_cancelled"];
+    assert_eq!(types, expected);
+    bench.stop(&bus).await;
+}

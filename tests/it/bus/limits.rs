@@ -1,0 +1,143 @@
+//! What a payload must be, and what its assignment allows.
+
+use std::time::Duration;
+
+use cogo_host::ids::MessageId;
+use cogo_host::task::{NewTask, Status};
+use serde_json::{Value, json};
+
+use super::faults::{Op, Side};
+use super::harness::{Bench, served};
+use crate::support::hand::{BUILD_TEST, DOCS, task};
+
+fn assigned(assignment: &Value) -> NewTask {
+    let mut task = task(DOCS);
+    task.payload = json!({ "__assignment": assignment });
+    task
+}
+
+/// Fails with this code, and says so in both events.
+async fn fails(bench: &Bench, id: MessageId, code: &str, role: &str) {
+    let row = bench.ended(id).await;
+    assert_eq!(row.status, Status::Failed);
+    let error = row.error.unwrap();
+    assert!(error.starts_with(&format!("{code}: ")), "{error}");
+    for event_type in ["execute_failed", role] {
+        let event = bench.event(id, event_type).await;
+        assert_eq!(event.payload["code"], code);
+        assert!(event.reason.is_some());
+        assert_eq!(event.trace_id, row.trace_id);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_payload_fails_before_any_executor() {
+    let mut bench = Bench::new().await;
+    bench.routes.serve(vec![
+        served(BUILD_TEST, 4, "mock", 4),
+        served("codegen/generate", 4, "mock", 4),
+        served("sandbox/run", 4, "mock", 4),
+    ]);
+    let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(1024 * 1024));
+    let cases = [
+        (BUILD_TEST, "buildtest_failed", "{", "payload_invalid"),
+        (BUILD_TEST, "buildtest_failed", "[1]", "payload_invalid"),
+        (
+            BUILD_TEST,
+            "buildtest_failed",
+            r#"{"repo":7}"#,
+            "payload_invalid",
+        ),
+        (BUILD_TEST, "buildtest_failed", &*large, "payload_too_large"),
+        (
+            BUILD_TEST,
+            "buildtest_failed",
+            r#"{"__assignment":{"ttl_ms":-1}}"#,
+            "payload_invalid",
+        ),
+        (
+            "codegen/generate",
+            "codegen_failed",
+            "{}",
+            "payload_invalid",
+        ),
+        (
+            "sandbox/run",
+            "sandbox_failed",
+            r#"{"code":"1"}"#,
+            "payload_invalid",
+        ),
+    ];
+    let mut ids = Vec::new();
+    for (route, role, payload, code) in cases {
+        ids.push((bench.bed.foreign(route, payload).await, role, code));
+    }
+    let bus = bench.start();
+    for (id, role, code) in ids {
+        fails(&bench, id, code, role).await;
+        let attempts = bench.attempts(id).await;
+        assert_eq!((attempts.len(), &attempts[0].plugin), (1, &None));
+        let types = bench.event_types(id).await;
+        assert_eq!(types, ["execute_enqueued", "execute_failed", role]);
+    }
+    assert!(bench.call_now().is_none());
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn the_deadline_is_the_routes_or_what_is_left_to_live() {
+    let mut bench = Bench::new().await;
+    bench.routes.deadline(Duration::from_secs(600));
+    let aged = bench
+        .submit(assigned(&json!({ "ttl_ms": 3_600_000 })))
+        .await;
+    let age = Duration::from_secs(3500);
+    bench.bed.age_task(aged, "created_at", age).await;
+    let fresh = bench
+        .submit(assigned(&json!({ "ttl_ms": 3_600_000 })))
+        .await;
+    let bus = bench.start();
+    for call in bench.calls(2).await {
+        let deadline = call.attempt.deadline;
+        if call.id() == aged {
+            assert!(deadline <= Duration::from_secs(100), "{deadline:?}");
+            assert!(deadline > Duration::from_secs(60), "{deadline:?}");
+        } else {
+            assert_eq!(call.id(), fresh);
+            assert_eq!(deadline, Duration::from_secs(600));
+        }
+        call.done();
+    }
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_task_that_is_too_old_is_not_begun() {
+    let mut bench = Bench::new().await;
+    // The sweep shall not be first.
+    bench.faults.block(Op::Expire, Side::Before);
+    let id = bench.submit(assigned(&json!({ "ttl_ms": 1000 }))).await;
+    let age = Duration::from_secs(2);
+    bench.bed.age_task(id, "created_at", age).await;
+    let bus = bench.start();
+    fails(&bench, id, "ttl_exceeded", "docs_render_failed").await;
+    assert_eq!(bench.row(id).await.attempts, 1);
+    assert!(bench.call_now().is_none());
+    bench.faults.release(Op::Expire, Side::Before);
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_task_that_grows_too_old_while_it_waits_is_swept() {
+    let mut bench = Bench::new().await;
+    let mut waiting = assigned(&json!({ "ttl_ms": 1000 }));
+    waiting.delay = Duration::from_secs(3600);
+    let id = bench.submit(waiting).await;
+    let bus = bench.start();
+    let age = Duration::from_secs(2);
+    bench.bed.age_task(id, "created_at", age).await;
+    fails(&bench, id, "ttl_exceeded", "docs_render_failed").await;
+    assert_eq!(bench.row(id).await.attempts, 0);
+    bench.stop(&bus).await;
+    assert!(bench.call_now().is_none());
+}
