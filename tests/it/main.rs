@@ -10,8 +10,8 @@
 
 mod api;
 mod bundled_plugins;
-mod faults;
 mod bus;
+mod faults;
 mod guest;
 mod mistakes;
 mod postgres;

@@ -13,7 +13,7 @@ use cogo_host::event::Event;
 use cogo_host::ids::{HolderId, MessageId, PluginName};
 use cogo_host::report::{Outcome, Report};
 use cogo_host::retry::RetryPolicy;
-use cogo_host::routing::{Assigned, Routing, ServedRoute, Unassigned};
+use cogo_host::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
 use cogo_host::selection::{Basis, Path, Why};
 use cogo_host::stage::Stage;
 use cogo_host::store::{AttemptRow, EventFilter, Retention, TaskFilter};
@@ -236,6 +236,7 @@ impl Routing for Routes {
                 rollout: None,
             },
             deadline: table.deadline,
+            hold: Hold::default(),
         })
     }
 }
