@@ -18,6 +18,7 @@ mod claimer;
 mod flight;
 mod lease;
 mod maintenance;
+mod outcome;
 mod settler;
 
 use std::collections::HashMap;
@@ -50,7 +51,8 @@ pub struct BusSettings {
     /// How long an empty bus is left alone, give or take half.
     pub poll: Duration,
     pub retry: RetryPolicy,
-    /// How long a drain may take in all.
+    /// How long a drain may take in all; never less than a guest needs to give
+    /// way, and a commit.
     pub drain: Duration,
     /// How long a guest may take to give way.
     pub stop_grace: Duration,
@@ -102,6 +104,8 @@ struct Shared {
     starved: AtomicBool,
     /// Set once no more is claimed.
     draining: CancellationToken,
+    /// Set once the drain is over, whatever is left.
+    ended: CancellationToken,
     tracker: TaskTracker,
 }
 
@@ -176,6 +180,7 @@ pub fn start(
 ) -> Result<BusHandle, InvalidSettings> {
     settings.check()?;
     let tracker = TaskTracker::new();
+    let ended = CancellationToken::new();
     let settler = Settler::start(Arc::clone(&store), holder.clone(), &tracker);
     let shared = Arc::new(Shared {
         store,
@@ -188,18 +193,17 @@ pub fn start(
         wake: Notify::new(),
         starved: AtomicBool::new(false),
         draining: CancellationToken::new(),
+        ended: ended.clone(),
         tracker,
     });
     let (finished_tx, finished) = watch::channel(false);
-    let running = CancellationToken::new();
-    tokio::spawn(lease::keep(Arc::clone(&shared), running.clone()));
-    tokio::spawn(maintenance::maintain(Arc::clone(&shared), running.clone()));
+    tokio::spawn(lease::keep(Arc::clone(&shared), ended.clone()));
+    tokio::spawn(maintenance::maintain(Arc::clone(&shared), ended.clone()));
     tokio::spawn({
         let shared = Arc::clone(&shared);
         async move {
             claimer::claim_until_drained(&shared).await;
             drain(&shared).await;
-            running.cancel();
             let _ = finished_tx.send(true);
         }
     });
@@ -219,7 +223,7 @@ fn wants(served: &[ServedRoute]) -> Vec<Want> {
 }
 
 /// Lets what runs finish, then asks it to give way, and waits until all of it
-/// is settled.
+/// is settled or the time is up. Nothing of the bus runs after it.
 async fn drain(shared: &Arc<Shared>) {
     shared.draining.cancel();
     shared.settler.close_when_idle();
@@ -227,28 +231,34 @@ async fn drain(shared: &Arc<Shared>) {
     // What gives way needs its grace, and the settlement a commit.
     let reserve = shared.settings.stop_grace + Duration::from_secs(1);
     let patience = shared.settings.drain.saturating_sub(reserve);
-    if tokio::time::timeout(patience, shared.tracker.wait())
-        .await
-        .is_ok()
-    {
-        return;
-    }
-    let running = shared.flights();
-    tracing::info!(
-        in_flight = running.len(),
-        "the drain gives back what still runs"
-    );
-    for flight in running {
-        flight.stop(StopReason::Draining);
-    }
-    if tokio::time::timeout(reserve, shared.tracker.wait())
-        .await
-        .is_err()
-    {
-        let left = shared.flights().len();
-        tracing::warn!(
-            in_flight = left,
-            "the drain ends with attempts that did not settle; their leases will expire and be rescued"
+    if !settled_within(shared, patience).await {
+        let running = shared.flights();
+        tracing::info!(
+            in_flight = running.len(),
+            "the drain gives back what still runs"
         );
+        for flight in running {
+            flight.stop(StopReason::Draining);
+        }
+        if !settled_within(shared, reserve).await {
+            let left = shared.flights().len();
+            tracing::warn!(
+                in_flight = left,
+                "the drain ends with attempts that did not settle; their leases will expire and be rescued"
+            );
+        }
     }
+    shared.ended.cancel();
+    // Each of what is left sees that at its next await, guests included.
+    if !settled_within(shared, LAST_WAIT).await {
+        tracing::error!("an executor blocks its thread; the drain does not wait for it");
+    }
+}
+
+/// How long cancelled work is waited for.
+const LAST_WAIT: Duration = Duration::from_millis(200);
+
+async fn settled_within(shared: &Shared, patience: Duration) -> bool {
+    let settled = tokio::time::timeout(patience, shared.tracker.wait());
+    settled.await.is_ok()
 }

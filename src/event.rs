@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::attempt::{AttemptOutcome, AttemptRecord, Problem};
 use crate::ids::{MessageId, TraceId};
 use crate::route::{Route, RouteKey};
-use crate::task::{CANCELLED, Next};
+use crate::task::{CANCELLED, Next, ROUTE_HELD};
 
 /// Written when a task enters the bus, or at its first claim if somebody else
 /// put it there.
@@ -130,12 +130,14 @@ impl Subject<'_> {
             }
             Next::Queued { delay, problem, .. } => {
                 let delay_ms = millis(*delay);
+                let code = problem.as_ref().map(|p| p.code.as_str());
+                let code = code.or(attempt.code.as_deref());
                 let reason = match (problem, attempt.outcome) {
                     (Some(problem), _) => problem.message.as_str(),
+                    (None, _) if code == Some(ROUTE_HELD) => "the route is held",
                     (None, AttemptOutcome::Drained) => "the host is draining",
                     (None, _) => "given back",
                 };
-                let code = problem.as_ref().map(|p| p.code.as_str());
                 let payload = json!({
                     "attempt": attempt.attempt,
                     "delay_ms": delay_ms,

@@ -159,7 +159,6 @@ pub enum ClaimedPayload {
 pub struct Settlement {
     pub fence: Fence,
     pub next: Next,
-    /// Absent for a claim that is given back before anything ran.
     pub attempt: AttemptRecord,
     pub events: Vec<NewEvent>,
     /// Become visible with the settlement.
@@ -211,6 +210,11 @@ pub const CANCELLED: &str = "cancelled";
 pub const TTL_EXCEEDED: &str = "ttl_exceeded";
 /// The code of a task during which hosts died again and again.
 pub const POISONED: &str = "poisoned";
+/// The code of an attempt that was ended because its lease could not be renewed.
+/// Where somebody else has the task by then, nothing of it is written but that.
+pub const LEASE_UNCONFIRMED: &str = "lease_unconfirmed";
+/// The code of a claim that is given back since its route is held.
+pub const ROUTE_HELD: &str = "route_held";
 /// How often a host may die under a task before it is taken for poison.
 pub const POISON_DEATHS: u32 = 3;
 /// How often an attempt is given back because of host faults.
@@ -227,8 +231,8 @@ pub struct Standing {
     pub ttl_left: Option<Duration>,
 }
 
-/// The row's next state after an attempt, or `None` when there is nothing to
-/// write because the lease went to somebody else.
+/// The row's next state after an attempt, should the lease still be held when it
+/// is written; if not, the fence refuses it and leaves a `lease_lost`.
 ///
 /// `result` makes the `result` column from an accepted outcome.
 pub fn next_state(
@@ -237,28 +241,32 @@ pub fn next_state(
     retry: &RetryPolicy,
     jitter: f64,
     result: impl FnOnce(&Outcome) -> Value,
-) -> Option<Next> {
+) -> Next {
     match end {
-        AttemptEnd::Completed(outcome) => Some(completed(outcome, result)),
-        AttemptEnd::Permanent(problem) => Some(Next::Failed { problem }),
-        AttemptEnd::Stopped(StopReason::LeaseLost) => None,
-        AttemptEnd::Stopped(StopReason::Cancelled) => Some(Next::Failed {
+        AttemptEnd::Completed(outcome) => completed(outcome, result),
+        AttemptEnd::Permanent(problem) => Next::Failed { problem },
+        AttemptEnd::Stopped(StopReason::Cancelled) => Next::Failed {
             problem: Problem::new(CANCELLED, "cancelled on request", Blame::Guest),
-        }),
-        AttemptEnd::Stopped(StopReason::Draining) => Some(Next::Queued {
+        },
+        AttemptEnd::Stopped(StopReason::Draining) => Next::Queued {
             delay: Duration::ZERO,
             refund: Refund::Drain,
             problem: None,
-        }),
+        },
+        AttemptEnd::Stopped(StopReason::LeaseLost) => {
+            let message = "the lease could not be renewed in time, so the attempt was ended";
+            let problem = Problem::new(LEASE_UNCONFIRMED, message, Blame::Host);
+            given_back(problem, standing, retry, jitter)
+        }
         AttemptEnd::Stopped(StopReason::Deadline) => {
             let message = "the attempt ran into its deadline";
             let problem = Problem::new("deadline_exceeded", message, Blame::Guest);
-            Some(retried(problem, None, standing, retry, jitter))
+            retried(problem, None, standing, retry, jitter)
         }
         AttemptEnd::Retryable { problem, after } => {
-            Some(retried(problem, after, standing, retry, jitter))
+            retried(problem, after, standing, retry, jitter)
         }
-        AttemptEnd::HostFault(problem) => Some(given_back(problem, standing, retry, jitter)),
+        AttemptEnd::HostFault(problem) => given_back(problem, standing, retry, jitter),
     }
 }
 
@@ -282,7 +290,8 @@ fn retried(
     retry: &RetryPolicy,
     jitter: f64,
 ) -> Next {
-    if standing.attempt >= standing.max_attempts {
+    let over = standing.ttl_left.is_some_and(|left| left.is_zero());
+    if standing.attempt >= standing.max_attempts && !over {
         return Next::Failed { problem };
     }
     let delay = retry.delay(standing.attempt, after, jitter);
@@ -304,8 +313,8 @@ fn within_ttl(problem: Problem, delay: Duration, refund: Refund, standing: &Stan
             problem: Problem::new(
                 TTL_EXCEEDED,
                 format!(
-                    "the next attempt would start after the task's time to live; last problem: {}",
-                    problem.message
+                    "no further attempt fits into the task's time to live; last problem: {}: {}",
+                    problem.code, problem.message
                 ),
                 problem.blame,
             ),
@@ -372,7 +381,7 @@ mod tests {
         Problem::new("worker_error", "HTTP 503", Blame::Worker)
     }
 
-    fn next(end: AttemptEnd, standing: &Standing) -> Option<Next> {
+    fn next(end: AttemptEnd, standing: &Standing) -> Next {
         next_state(end, standing, &RETRY, 1.0, |outcome| {
             serde_json::to_value(&outcome.report).unwrap()
         })
@@ -385,12 +394,12 @@ mod tests {
             problem: problem(),
             after,
         };
-        let failed = |next: Option<Next>| match next {
-            Some(Next::Failed { problem }) => problem.code,
+        let failed = |next: Next| match next {
+            Next::Failed { problem } => problem.code,
             other => panic!("expected failed, got {other:?}"),
         };
-        let queued = |next: Option<Next>| match next {
-            Some(Next::Queued { delay, refund, .. }) => (delay, refund),
+        let queued = |next: Next| match next {
+            Next::Queued { delay, refund, .. } => (delay, refund),
             other => panic!("expected queued, got {other:?}"),
         };
 
@@ -419,10 +428,8 @@ mod tests {
             queued(next(AttemptEnd::Stopped(StopReason::Draining), &last)),
             (Duration::ZERO, Refund::Drain)
         );
-        assert_eq!(
-            next(AttemptEnd::Stopped(StopReason::LeaseLost), &first),
-            None
-        );
+        let unconfirmed = next(AttemptEnd::Stopped(StopReason::LeaseLost), &last);
+        assert_eq!(queued(unconfirmed).1, Refund::HostFault);
 
         let fault = || AttemptEnd::HostFault(problem());
         assert_eq!(queued(next(fault(), &last)).1, Refund::HostFault);
@@ -431,6 +438,9 @@ mod tests {
 
         let short = standing(1, 0, Some(Duration::from_secs(3)));
         assert_eq!(failed(next(retryable(after), &short)), TTL_EXCEEDED);
+        // What ended the last attempt was the time to live.
+        let over = standing(5, 0, Some(Duration::ZERO));
+        assert_eq!(failed(next(deadline(), &over)), TTL_EXCEEDED);
     }
 
     #[test]
@@ -448,11 +458,11 @@ mod tests {
             attributes: Vec::new(),
         };
         let next = next(AttemptEnd::Completed(outcome), &standing(1, 0, None));
-        let Some(Next::Done {
+        let Next::Done {
             result,
             snippet,
             url,
-        }) = next
+        } = next
         else {
             panic!("expected done");
         };

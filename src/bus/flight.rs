@@ -1,31 +1,35 @@
 //! One claimed task, from the claim to its settlement.
 //!
-//! Every path through here ends in exactly one settlement, or in none when the
-//! lease went to somebody else. What can be refused without an executor (a bad
-//! payload, an expired task, a spent budget) is refused before one is asked.
+//! Every path through here ends in exactly one settlement; the fence refuses it
+//! where the lease went to somebody else. What can be refused without an
+//! executor (a bad payload, an expired task, a spent budget) is refused before
+//! one is asked. An executor that panics or does not come back in time is
+//! answered for here, so that no task hangs on it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::Shared;
 use super::claimer::Permits;
+use super::outcome::Log;
 use super::settler::SettlerHandle;
 use crate::attempt::{
-    Allowance, Attempt, AttemptControl, AttemptEnd, AttemptOutcome, AttemptRecord, AttemptReport,
-    Blame, Fence, Measured, Problem, Progress, StagedArtifact, StopReason,
+    Allowance, Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Fence, Measured, Problem,
+    Progress, StopReason,
 };
-use crate::event::Subject;
-use crate::payload::{Payload, PayloadError};
-use crate::report::Outcome;
+use crate::payload::{Assignment, Payload, PayloadError};
 use crate::routing::{Assigned, Unassigned};
-use crate::task::{
-    CANCELLED, Claim, ClaimedPayload, Next, Settled, Settlement, Standing, TTL_EXCEEDED, next_state,
-};
+use crate::task::{Claim, ClaimedPayload, Next, Settled, Settlement, TTL_EXCEEDED};
+
+/// What an executor may take longer than its deadline and its grace, which it
+/// keeps by itself, before it is given up.
+const SLACK: Duration = Duration::from_millis(250);
 
 /// An attempt that this host holds the lease of.
 pub(super) struct Flight {
@@ -60,7 +64,8 @@ impl Flight {
 /// A flight that was announced and not yet flown.
 pub(super) struct Takeoff {
     claim: Claim,
-    claimed: Instant,
+    /// Before the claim was answered, so before its lease and its age began.
+    asked: Instant,
     flight: Arc<Flight>,
     control: AttemptControl,
 }
@@ -80,7 +85,7 @@ pub(super) fn announce(shared: &Shared, claim: Claim, asked: Instant) -> Takeoff
     drop(flights);
     Takeoff {
         claim,
-        claimed: Instant::now(),
+        asked,
         flight,
         control: AttemptControl {
             stop: stopped,
@@ -96,25 +101,24 @@ pub(super) async fn fly(
     permits: Permits,
     settler: SettlerHandle,
 ) {
-    let fence = takeoff.flight.fence;
-    let _registered = Registered {
-        shared: &shared,
-        fence,
-    };
+    let registered = Registered::of(&shared, &takeoff);
     let settlement = attempt(&shared, takeoff).await;
     // The guest is gone: its place is free while the settlement commits.
     drop(permits);
     if shared.starved.swap(false, Ordering::AcqRel) {
         shared.wake.notify_one();
     }
-    if let Some(settlement) = settlement {
-        let requeued = matches!(settlement.next, Next::Queued { .. });
-        if settler.settle(settlement).await == Some(Settled::LeaseLost) {
-            tracing::warn!(message.id = %fence.id, "the lease of task {} was lost; its result is refused", fence.id);
-        }
-        if requeued {
-            shared.wake.notify_one();
-        }
+    settle(registered, settlement, &settler).await;
+}
+
+async fn settle(registered: Registered<'_>, settlement: Settlement, settler: &SettlerHandle) {
+    let id = registered.fence.id;
+    let requeued = matches!(settlement.next, Next::Queued { .. });
+    if settler.settle(settlement).await == Some(Settled::LeaseLost) {
+        tracing::warn!(message.id = %id, "the lease of task {id} was lost; its result is refused");
+    }
+    if requeued {
+        registered.shared.wake.notify_one();
     }
 }
 
@@ -125,31 +129,41 @@ struct Registered<'a> {
     fence: Fence,
 }
 
+impl<'a> Registered<'a> {
+    fn of(shared: &'a Shared, takeoff: &Takeoff) -> Self {
+        Self {
+            shared,
+            fence: takeoff.flight.fence,
+        }
+    }
+}
+
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         let mut flights = self.shared.flights.lock();
         flights.remove(&self.fence);
-        if flights.is_empty() && self.shared.settings.until_idle {
+        let idle = flights.is_empty() && self.shared.settings.until_idle;
+        drop(flights);
+        if idle {
             self.shared.wake.notify_one();
         }
     }
 }
 
-async fn attempt(shared: &Shared, takeoff: Takeoff) -> Option<Settlement> {
+async fn attempt(shared: &Shared, takeoff: Takeoff) -> Settlement {
     let Takeoff {
         mut claim,
-        claimed,
+        asked,
         control,
         ..
     } = takeoff;
-    let max_attempts = claim
-        .max_attempts
-        .unwrap_or(shared.settings.retry.max_attempts);
+    let default = shared.settings.retry.max_attempts;
+    let max_attempts = claim.max_attempts.unwrap_or(default);
     let text = std::mem::replace(&mut claim.payload, ClaimedPayload::TooLarge { bytes: 0 });
     let mut log = Log {
         shared,
         claim: &claim,
-        claimed,
+        asked,
         max_attempts,
         ttl: None,
     };
@@ -162,18 +176,27 @@ async fn attempt(shared: &Shared, takeoff: Takeoff) -> Option<Settlement> {
     };
     let assignment = payload.assignment.clone().unwrap_or_default();
     log.ttl = assignment.ttl;
-    if let Some(end) = refused(&claim, &assignment) {
+    if let Some(end) = refused(&log, &assignment) {
         return log.unexecuted(end);
     }
-    let last = claim.attempt >= max_attempts;
-    let assigned = match shared.routing.assign(&claim, last) {
+    let stop = *control.stop.borrow();
+    if let Some(reason) = stop {
+        return log.unexecuted(AttemptEnd::Stopped(reason));
+    }
+    let assigned = match assign(shared, &claim, claim.attempt >= max_attempts) {
         Ok(assigned) => assigned,
-        Err(Unassigned::Held(_)) => {
-            return log.unexecuted(AttemptEnd::Stopped(StopReason::Draining));
+        Err(Unassigned::Held(reason)) => {
+            tracing::info!(message.id = %claim.id, reason, "gave task {} back: its route is held", claim.id);
+            return log.held();
         }
         Err(Unassigned::Fault(problem)) => {
             return log.unexecuted(AttemptEnd::HostFault(problem));
         }
+    };
+    let allowance = Allowance {
+        budget: assignment.budget,
+        spent: claim.spent.clone(),
+        model: assignment.model,
     };
     let ttl_left = log.ttl_left();
     let attempt = Attempt {
@@ -190,13 +213,9 @@ async fn attempt(shared: &Shared, takeoff: Takeoff) -> Option<Settlement> {
         payload: payload.text.into(),
         plugin: assigned.plugin.clone(),
         deadline: ttl_left.map_or(assigned.deadline, |left| left.min(assigned.deadline)),
-        allowance: Allowance {
-            budget: assignment.budget,
-            spent: claim.spent.clone(),
-            model: assignment.model,
-        },
+        allowance,
     };
-    let report = shared.executor.execute(attempt, control).await;
+    let report = execute(shared, attempt, control).await;
     log.executed(assigned, report)
 }
 
@@ -208,14 +227,15 @@ fn checked_payload(text: ClaimedPayload, claim: &Claim) -> Result<Payload, Paylo
 }
 
 /// Why a task with a good payload is not executed all the same.
-fn refused(claim: &Claim, assignment: &crate::payload::Assignment) -> Option<AttemptEnd> {
+fn refused(log: &Log<'_>, assignment: &Assignment) -> Option<AttemptEnd> {
+    let claim = log.claim;
     if claim.cancel_requested {
         return Some(AttemptEnd::Stopped(StopReason::Cancelled));
     }
-    if assignment.ttl.is_some_and(|ttl| claim.age >= ttl) {
+    if log.ttl_left().is_some_and(|left| left.is_zero()) {
         let message = format!(
             "the task is {} ms old; its time to live is over",
-            claim.age.as_millis()
+            log.age().as_millis()
         );
         let problem = Problem::new(TTL_EXCEEDED, message, Blame::Guest);
         return Some(AttemptEnd::Permanent(problem));
@@ -228,137 +248,67 @@ fn refused(claim: &Claim, assignment: &crate::payload::Assignment) -> Option<Att
     None
 }
 
-/// Turns the end of an attempt into what is written of it.
-struct Log<'a> {
-    shared: &'a Shared,
-    claim: &'a Claim,
-    claimed: Instant,
-    max_attempts: u32,
-    ttl: Option<Duration>,
+fn assign(shared: &Shared, claim: &Claim, last: bool) -> Result<Assigned, Unassigned> {
+    let assign = || shared.routing.assign(claim, last);
+    catch_unwind(AssertUnwindSafe(assign)).unwrap_or_else(|_| {
+        let message = "the host panicked while it chose the executor";
+        let problem = Problem::new("host_panic", message, Blame::Host);
+        Err(Unassigned::Fault(problem))
+    })
 }
 
-impl Log<'_> {
-    fn ttl_left(&self) -> Option<Duration> {
-        let age = self.claim.age + self.claimed.elapsed();
-        self.ttl.map(|ttl| ttl.saturating_sub(age))
-    }
-
-    fn unexecuted(&self, end: AttemptEnd) -> Option<Settlement> {
-        self.settlement(end, None, Measured::default(), Vec::new())
-    }
-
-    fn executed(&self, assigned: Assigned, report: AttemptReport) -> Option<Settlement> {
-        self.settlement(
-            report.end,
-            Some(assigned),
-            report.measured,
-            report.artifacts,
-        )
-    }
-
-    fn settlement(
-        &self,
-        end: AttemptEnd,
-        assigned: Option<Assigned>,
-        measured: Measured,
-        artifacts: Vec<StagedArtifact>,
-    ) -> Option<Settlement> {
-        let claim = self.claim;
-        let (code, blame) = blame(&end);
-        let standing = Standing {
-            attempt: claim.attempt,
-            max_attempts: self.max_attempts,
-            host_faults: claim.host_faults,
-            ttl_left: self.ttl_left(),
-        };
-        let retry = &self.shared.settings.retry;
-        let result = |outcome: &Outcome| stamped_result(outcome, assigned.as_ref());
-        let mut next = next_state(end, &standing, retry, rand::random(), result)?;
-        if let (Next::Done { snippet, .. }, true) = (&mut next, is_fallback(assigned.as_ref())) {
-            snippet.insert_str(0, "[mock fallback] ");
-        }
-        let record = AttemptRecord {
-            attempt: claim.attempt,
-            outcome: outcome(&next),
-            plugin: assigned.as_ref().map(|a| a.plugin.clone()),
-            why: assigned.map(|a| a.why),
-            stage: self.shared.settings.stage,
-            wait_ms: crate::event::millis(claim.wait),
-            code,
-            blame,
-            measured,
-        };
-        let subject = Subject {
-            id: claim.id,
-            route: &claim.route,
-            trace_id: &claim.trace_id,
-            task_id: claim.task_id.as_deref(),
-        };
-        let events = subject.settled(&next, &record);
-        // Artifacts of an attempt that did not finish are of no task's result.
-        let done = matches!(next, Next::Done { .. });
-        Some(Settlement {
-            fence: claim.fence(),
-            next,
-            attempt: record,
-            events,
-            artifacts: if done { artifacts } else { Vec::new() },
-        })
-    }
-}
-
-fn is_fallback(assigned: Option<&Assigned>) -> bool {
-    assigned.is_some_and(|assigned| assigned.why.fallback)
-}
-
-/// The `result` column: the report, and where it came from.
-fn stamped_result(outcome: &Outcome, assigned: Option<&Assigned>) -> Value {
-    let mut result = json!(outcome.report);
-    if let Some(object) = result.as_object_mut() {
-        if let Some(assigned) = assigned {
-            object.insert("plugin".to_owned(), json!(assigned.plugin.name));
-            object.insert("digest".to_owned(), json!(assigned.plugin.digest));
-            object.insert("kind".to_owned(), json!(assigned.plugin.kind));
-        }
-        let fallback = is_fallback(assigned);
-        object.insert("fallback".to_owned(), json!(fallback));
-        if !outcome.attributes.is_empty() {
-            let attributes: serde_json::Map<_, _> = outcome
-                .attributes
-                .iter()
-                .map(|(key, value)| (key.clone(), json!(value)))
-                .collect();
-            object.insert("attributes".to_owned(), Value::Object(attributes));
-        }
-    }
-    result
-}
-
-fn blame(end: &AttemptEnd) -> (Option<String>, Option<Blame>) {
-    match end {
-        AttemptEnd::Completed(_) => (None, None),
-        AttemptEnd::Retryable { problem, .. }
-        | AttemptEnd::Permanent(problem)
-        | AttemptEnd::HostFault(problem) => (Some(problem.code.clone()), Some(problem.blame)),
-        AttemptEnd::Stopped(StopReason::Cancelled) => (Some(CANCELLED.to_owned()), None),
-        AttemptEnd::Stopped(StopReason::Draining) => (Some("drained".to_owned()), None),
-        AttemptEnd::Stopped(StopReason::LeaseLost) => (Some("lease_lost".to_owned()), None),
-        AttemptEnd::Stopped(StopReason::Deadline) => {
-            (Some("deadline_exceeded".to_owned()), Some(Blame::Guest))
-        }
-    }
-}
-
-fn outcome(next: &Next) -> AttemptOutcome {
-    use crate::task::Refund;
-    match next {
-        Next::Done { .. } => AttemptOutcome::Done,
-        Next::Failed { problem } if problem.code == CANCELLED => AttemptOutcome::Cancelled,
-        Next::Failed { .. } => AttemptOutcome::Failed,
-        Next::Queued { refund, .. } => match refund {
-            Refund::None => AttemptOutcome::Retry,
-            Refund::Drain => AttemptOutcome::Drained,
-            Refund::HostFault => AttemptOutcome::HostFault,
+/// Runs the attempt, and answers for an executor that does not.
+async fn execute(shared: &Shared, attempt: Attempt, control: AttemptControl) -> AttemptReport {
+    let begun = Instant::now();
+    let grace = shared.settings.stop_grace + SLACK;
+    let overdue = overdue(control.stop.clone(), attempt.deadline, grace);
+    let id = attempt.fence.id;
+    let running = AssertUnwindSafe(shared.executor.execute(attempt, control)).catch_unwind();
+    let end = tokio::select! {
+        biased;
+        ended = running => match ended {
+            Ok(report) => return report,
+            Err(_) => AttemptEnd::HostFault(Problem::new(
+                "host_panic",
+                "the executor panicked",
+                Blame::Host,
+            )),
         },
+        reason = overdue => AttemptEnd::Stopped(reason),
+        () = shared.ended.cancelled() => AttemptEnd::Stopped(StopReason::Draining),
+    };
+    tracing::error!(message.id = %id, ?end, "the executor gave no answer for task {id}");
+    AttemptReport {
+        end,
+        measured: Measured {
+            run: begun.elapsed(),
+            ..Measured::default()
+        },
+        artifacts: Vec::new(),
+    }
+}
+
+/// Ends when the attempt should have been over for a while, with the reason.
+async fn overdue(
+    mut stop: watch::Receiver<Option<StopReason>>,
+    deadline: Duration,
+    grace: Duration,
+) -> StopReason {
+    let asked = async {
+        let reason = match stop.wait_for(Option::is_some).await {
+            Ok(reason) => *reason,
+            Err(_) => None,
+        };
+        match reason {
+            Some(reason) => {
+                tokio::time::sleep(grace).await;
+                reason
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        reason = asked => reason,
+        () = tokio::time::sleep(deadline.saturating_add(grace)) => StopReason::Deadline,
     }
 }

@@ -8,10 +8,6 @@ mod claims;
 mod drains;
 mod ends;
 mod faults;
-#[expect(
-    dead_code,
-    reason = "an executor that misbehaves comes with the next tests"
-)]
 mod harness;
 mod leases;
 mod limits;

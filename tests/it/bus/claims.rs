@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cogo_host::attempt::AttemptEnd;
+use cogo_host::routing::Unassigned;
 use cogo_host::task::Status;
 
 use super::faults::Op;
@@ -107,6 +108,29 @@ async fn places_follow_the_configuration_down_and_up() {
     }
     bench.stop(&bus).await;
     assert_eq!(bench.bed.store.depth().await.unwrap().done, 12);
+}
+
+#[tokio::test]
+async fn a_route_that_comes_to_be_held_gives_its_claims_back() {
+    let mut bench = Bench::new().await;
+    let held = Unassigned::Held("the real path is down".to_owned());
+    bench.routes.assign_nothing(Some(held));
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let row = bench.until(id, |row| {
+        row.lease_epoch == 1 && row.status == Status::Queued
+    });
+    let row = row.await;
+    assert_eq!((row.attempts, row.error), (0, None));
+    let event = bench.event(id, "execute_retry").await;
+    assert_eq!(event.payload["code"], "route_held");
+    assert_eq!(event.reason.as_deref(), Some("the route is held"));
+    bench.routes.assign_nothing(None);
+    let call = bench.call().await;
+    assert_eq!(call.attempt.number, 1);
+    call.done();
+    bench.ended(id).await;
+    bench.stop(&bus).await;
 }
 
 #[tokio::test]

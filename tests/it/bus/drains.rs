@@ -5,7 +5,7 @@ use std::time::Duration;
 use cogo_host::attempt::StopReason;
 use cogo_host::task::Status;
 
-use super::harness::Bench;
+use super::harness::{Bench, soon};
 use crate::support::hand::{DOCS, task, tasks};
 
 /// Nothing but what giving way takes.
@@ -49,4 +49,18 @@ async fn what_does_not_finish_is_given_back() {
     assert_eq!(event.payload["code"], "drained");
     assert_eq!(event.payload["delay_ms"], 0);
     assert_eq!(bench.attempts(id).await[0].outcome, "drained");
+}
+
+#[tokio::test]
+async fn an_executor_that_never_returns_is_dropped() {
+    let mut bench = Bench::new().await;
+    bench.settings.drain = AT_ONCE;
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let gone = bench.call().await.hang();
+    bus.drain();
+    soon(gone.cancelled()).await;
+    bench.stop(&bus).await;
+    let row = bench.row(id).await;
+    assert_eq!((row.status, row.attempts), (Status::Queued, 0));
 }

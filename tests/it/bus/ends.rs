@@ -1,5 +1,7 @@
 //! What an end of an attempt leaves on the bus, well-behaved or not.
 
+use std::time::Duration;
+
 use cogo_host::attempt::{AttemptEnd, Blame, Problem};
 use cogo_host::task::{MAX_HOST_FAULTS, Status};
 
@@ -91,6 +93,51 @@ async fn a_fallback_is_stamped_everywhere() {
     bench.event(id, "execute_fallback").await;
     let attempts = bench.attempts(id).await;
     assert_eq!(attempts[0].why.as_ref().unwrap()["fallback"], true);
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_panicking_executor_is_the_hosts_fault() {
+    let mut bench = Bench::new().await;
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    bench.call().await.panic();
+    let call = bench.call().await;
+    assert_eq!(call.attempt.number, 1);
+    call.done();
+    let row = bench.ended(id).await;
+    assert_eq!((row.attempts, row.host_faults), (1, 1));
+    let retry = bench.event(id, "execute_retry").await;
+    assert_eq!(retry.payload["code"], "host_panic");
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn an_executor_that_outstays_its_deadline_is_dropped() {
+    let mut bench = Bench::new().await;
+    bench.routes.deadline(Duration::from_millis(20));
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let gone = bench.call().await.hang();
+    let again = bench.call().await;
+    assert!(gone.is_cancelled());
+    assert_eq!(again.attempt.number, 2);
+    again.done();
+    bench.ended(id).await;
+    let retry = bench.event(id, "execute_retry").await;
+    assert_eq!(retry.payload["code"], "deadline_exceeded");
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn an_executor_that_does_not_stop_is_dropped() {
+    let mut bench = Bench::new().await;
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let _gone = bench.call().await.hang();
+    bus.cancel_hint(id);
+    let row = bench.ended(id).await;
+    assert_eq!(row.error.as_deref(), Some("cancelled"));
     bench.stop(&bus).await;
 }
 

@@ -30,6 +30,47 @@ async fn a_heartbeat_keeps_an_attempt_longer_than_its_lease() {
 }
 
 #[tokio::test]
+async fn a_lost_lease_stops_the_attempt_and_refuses_what_it_made() {
+    for finishes in [false, true] {
+        let mut bench = Bench::new().await;
+        bench.settings.lease = SHORT;
+        let id = bench.submit(task(DOCS)).await;
+        let bus = bench.start();
+        let mut call = bench.call().await;
+        bench.routes.serve(Vec::new());
+        // Somebody else finds the lease expired.
+        while bench.row(id).await.status == Status::Claimed {
+            bench.bed.end_lease(id).await;
+            bench.bed.store.rescue(10, 3).await.unwrap();
+        }
+        let before = bench.row(id).await;
+        assert_eq!(call.stopped().await, StopReason::LeaseLost);
+        if finishes {
+            call.done();
+        } else {
+            call.give_way().await;
+        }
+        bench.when(|faults| !faults.commits().is_empty()).await;
+        bench.stop(&bus).await;
+        let after = bench.row(id).await;
+        assert_eq!((after.status, after.result), (Status::Queued, None));
+        assert_eq!((after.lease_epoch, after.attempts), (before.lease_epoch, 1));
+        let attempts = bench.attempts(id).await;
+        assert_eq!(attempts.len(), 1);
+        assert_eq!(attempts[0].outcome, "lost");
+        let types = bench.event_types(id).await;
+        let expected = [
+            "execute_enqueued",
+            "task_rescued",
+            "execute_retry",
+            "docs_render_retry",
+            "lease_lost",
+        ];
+        assert_eq!(types, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_waiting_task_is_cancelled_without_an_attempt() {
     let mut bench = Bench::new().await;
     let mut later = task(DOCS);

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use cogo_host::attempt::AttemptEnd;
 use cogo_host::ids::MessageId;
 use cogo_host::task::{NewTask, Status};
 use serde_json::{Value, json};
 
 use super::faults::{Op, Side};
-use super::harness::{Bench, served};
+use super::harness::{Bench, problem, served};
 use crate::support::hand::{BUILD_TEST, DOCS, task};
 
 fn assigned(assignment: &Value) -> NewTask {
@@ -124,6 +125,22 @@ async fn a_task_that_is_too_old_is_not_begun() {
     assert_eq!(bench.row(id).await.attempts, 1);
     assert!(bench.call_now().is_none());
     bench.faults.release(Op::Expire, Side::Before);
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_retry_that_would_come_too_late_is_not_scheduled() {
+    let mut bench = Bench::new().await;
+    bench.settings.retry.cap = Duration::from_secs(3600);
+    let id = bench.submit(assigned(&json!({ "ttl_ms": 600_000 }))).await;
+    let bus = bench.start();
+    bench.call().await.end(AttemptEnd::Retryable {
+        problem: problem("worker_busy"),
+        after: Some(Duration::from_secs(3600)),
+    });
+    fails(&bench, id, "ttl_exceeded", "docs_render_failed").await;
+    let reason = bench.event(id, "execute_failed").await.reason.unwrap();
+    assert!(reason.contains("worker_busy"), "{reason}");
     bench.stop(&bus).await;
 }
 

@@ -1,0 +1,186 @@
+//! What is written of an attempt that has ended: the row's next state, the
+//! attempt's record and the events.
+//!
+//! Decides nothing that [`next_state`] decides, and writes nothing itself.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Shared;
+use crate::attempt::{
+    AttemptEnd, AttemptOutcome, AttemptRecord, AttemptReport, Blame, Measured, StagedArtifact,
+    StopReason,
+};
+use crate::event::Subject;
+use crate::report::Outcome;
+use crate::routing::Assigned;
+use crate::task::{
+    CANCELLED, Claim, LEASE_UNCONFIRMED, Next, ROUTE_HELD, Refund, Settlement, Standing, next_state,
+};
+
+/// How long a task of a route that came to be held is left alone.
+const HELD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Turns the end of an attempt into what is written of it.
+pub(super) struct Log<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) claim: &'a Claim,
+    /// When the claim was asked for: its age was measured after that.
+    pub(super) asked: Instant,
+    pub(super) max_attempts: u32,
+    pub(super) ttl: Option<Duration>,
+}
+
+/// What an attempt leaves besides its end.
+#[derive(Default)]
+struct Left {
+    assigned: Option<Assigned>,
+    measured: Measured,
+    artifacts: Vec<StagedArtifact>,
+}
+
+impl Log<'_> {
+    /// How old the task is now, at most.
+    pub(super) fn age(&self) -> Duration {
+        self.claim.age + self.asked.elapsed()
+    }
+
+    /// What is left of the task's time to live.
+    pub(super) fn ttl_left(&self) -> Option<Duration> {
+        self.ttl.map(|ttl| ttl.saturating_sub(self.age()))
+    }
+
+    /// Of a claim that never reached an executor.
+    pub(super) fn unexecuted(&self, end: AttemptEnd) -> Settlement {
+        self.ended(end, Left::default())
+    }
+
+    pub(super) fn executed(&self, assigned: Assigned, report: AttemptReport) -> Settlement {
+        let left = Left {
+            assigned: Some(assigned),
+            measured: report.measured,
+            artifacts: report.artifacts,
+        };
+        self.ended(report.end, left)
+    }
+
+    /// The route came to be held after the wish to claim. The pause keeps a
+    /// hold that is not known everywhere yet from claiming in circles.
+    pub(super) fn held(&self) -> Settlement {
+        let next = Next::Queued {
+            delay: HELD_PAUSE,
+            refund: Refund::Drain,
+            problem: None,
+        };
+        self.settlement(next, (Some(ROUTE_HELD.to_owned()), None), Left::default())
+    }
+
+    fn ended(&self, end: AttemptEnd, left: Left) -> Settlement {
+        let blamed = blame(&end);
+        let standing = Standing {
+            attempt: self.claim.attempt,
+            max_attempts: self.max_attempts,
+            host_faults: self.claim.host_faults,
+            ttl_left: self.ttl_left(),
+        };
+        let retry = &self.shared.settings.retry;
+        let assigned = left.assigned.as_ref();
+        let result = |outcome: &Outcome| stamped_result(outcome, assigned);
+        let mut next = next_state(end, &standing, retry, rand::random(), result);
+        if let (Next::Done { snippet, .. }, true) = (&mut next, is_fallback(assigned)) {
+            snippet.insert_str(0, "[mock fallback] ");
+        }
+        self.settlement(next, blamed, left)
+    }
+
+    fn settlement(
+        &self,
+        next: Next,
+        (code, blame): (Option<String>, Option<Blame>),
+        left: Left,
+    ) -> Settlement {
+        let claim = self.claim;
+        let record = AttemptRecord {
+            attempt: claim.attempt,
+            outcome: outcome(&next),
+            plugin: left.assigned.as_ref().map(|a| a.plugin.clone()),
+            why: left.assigned.map(|a| a.why),
+            stage: self.shared.settings.stage,
+            wait_ms: crate::event::millis(claim.wait),
+            code,
+            blame,
+            measured: left.measured,
+        };
+        let subject = Subject {
+            id: claim.id,
+            route: &claim.route,
+            trace_id: &claim.trace_id,
+            task_id: claim.task_id.as_deref(),
+        };
+        let events = subject.settled(&next, &record);
+        // Artifacts of an attempt that did not finish are of no task's result.
+        let done = matches!(next, Next::Done { .. });
+        Settlement {
+            fence: claim.fence(),
+            next,
+            attempt: record,
+            events,
+            artifacts: if done { left.artifacts } else { Vec::new() },
+        }
+    }
+}
+
+fn is_fallback(assigned: Option<&Assigned>) -> bool {
+    assigned.is_some_and(|assigned| assigned.why.fallback)
+}
+
+/// The `result` column: the report, and where it came from.
+fn stamped_result(outcome: &Outcome, assigned: Option<&Assigned>) -> Value {
+    let mut result = json!(outcome.report);
+    if let Some(object) = result.as_object_mut() {
+        if let Some(assigned) = assigned {
+            object.insert("plugin".to_owned(), json!(assigned.plugin.name));
+            object.insert("digest".to_owned(), json!(assigned.plugin.digest));
+            object.insert("kind".to_owned(), json!(assigned.plugin.kind));
+        }
+        let fallback = is_fallback(assigned);
+        object.insert("fallback".to_owned(), json!(fallback));
+        if !outcome.attributes.is_empty() {
+            let attributes: serde_json::Map<_, _> = outcome
+                .attributes
+                .iter()
+                .map(|(key, value)| (key.clone(), json!(value)))
+                .collect();
+            object.insert("attributes".to_owned(), Value::Object(attributes));
+        }
+    }
+    result
+}
+
+fn blame(end: &AttemptEnd) -> (Option<String>, Option<Blame>) {
+    let own = |code: &str, blame| (Some(code.to_owned()), blame);
+    match end {
+        AttemptEnd::Completed(_) => (None, None),
+        AttemptEnd::Retryable { problem, .. }
+        | AttemptEnd::Permanent(problem)
+        | AttemptEnd::HostFault(problem) => own(&problem.code, Some(problem.blame)),
+        AttemptEnd::Stopped(StopReason::Cancelled) => own(CANCELLED, None),
+        AttemptEnd::Stopped(StopReason::Draining) => own("drained", None),
+        AttemptEnd::Stopped(StopReason::LeaseLost) => own(LEASE_UNCONFIRMED, Some(Blame::Host)),
+        AttemptEnd::Stopped(StopReason::Deadline) => own("deadline_exceeded", Some(Blame::Guest)),
+    }
+}
+
+fn outcome(next: &Next) -> AttemptOutcome {
+    match next {
+        Next::Done { .. } => AttemptOutcome::Done,
+        Next::Failed { problem } if problem.code == CANCELLED => AttemptOutcome::Cancelled,
+        Next::Failed { .. } => AttemptOutcome::Failed,
+        Next::Queued { refund, .. } => match refund {
+            Refund::None => AttemptOutcome::Retry,
+            Refund::Drain => AttemptOutcome::Drained,
+            Refund::HostFault => AttemptOutcome::HostFault,
+        },
+    }
+}
