@@ -8,7 +8,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::claimer::Permits;
-use super::outcome::Log;
+use super::outcome::{Log, overstepped};
 use super::settler::SettlerHandle;
 use crate::attempt::{
     Allowance, Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Fence, Measured, Problem,
@@ -38,11 +38,16 @@ pub(super) struct Flight {
     pub(super) progress: watch::Receiver<Option<Progress>>,
     /// Until when the lease is surely ours. Never held over an await.
     leased_until: Mutex<Instant>,
+    /// Somebody asked to cancel the task, whatever stopped the attempt first.
+    cancelled: AtomicBool,
 }
 
 impl Flight {
     /// Asks the attempt to end. The first reason stands.
     pub(super) fn stop(&self, reason: StopReason) {
+        if reason == StopReason::Cancelled {
+            self.cancelled.store(true, Ordering::Release);
+        }
         self.stop.send_if_modified(|current| {
             let first = current.is_none();
             if first {
@@ -79,6 +84,7 @@ pub(super) fn announce(shared: &Shared, claim: Claim, asked: Instant) -> Takeoff
         stop,
         progress,
         leased_until: Mutex::new(asked + shared.settings.lease),
+        cancelled: AtomicBool::new(claim.cancel_requested),
     });
     let mut flights = shared.flights.lock();
     flights.insert(flight.fence, Arc::clone(&flight));
@@ -154,8 +160,8 @@ async fn attempt(shared: &Shared, takeoff: Takeoff) -> Settlement {
     let Takeoff {
         mut claim,
         asked,
+        flight,
         control,
-        ..
     } = takeoff;
     let default = shared.settings.retry.max_attempts;
     let max_attempts = claim.max_attempts.unwrap_or(default);
@@ -213,9 +219,10 @@ async fn attempt(shared: &Shared, takeoff: Takeoff) -> Settlement {
         payload: payload.text.into(),
         plugin: assigned.plugin.clone(),
         deadline: ttl_left.map_or(assigned.deadline, |left| left.min(assigned.deadline)),
-        allowance,
+        allowance: allowance.clone(),
     };
-    let report = execute(shared, attempt, control).await;
+    let mut report = execute(shared, attempt, control).await;
+    report.end = judged(report.end, &report.measured, &allowance, &flight);
     log.executed(assigned, report)
 }
 
@@ -310,5 +317,28 @@ async fn overdue(
     tokio::select! {
         reason = asked => reason,
         () = tokio::time::sleep(deadline.saturating_add(grace)) => StopReason::Deadline,
+    }
+}
+
+/// What the end of an attempt comes to, seen with what the executor may not know:
+/// an assignment that was overstepped ends its task, and so does a wish to
+/// cancel that met an attempt which would otherwise be repeated.
+fn judged(
+    end: AttemptEnd,
+    measured: &Measured,
+    allowance: &Allowance,
+    flight: &Flight,
+) -> AttemptEnd {
+    let repeated = match end {
+        AttemptEnd::Completed(_) => false,
+        AttemptEnd::Permanent(_) | AttemptEnd::Stopped(StopReason::Cancelled) => return end,
+        AttemptEnd::Retryable { .. } | AttemptEnd::HostFault(_) | AttemptEnd::Stopped(_) => true,
+    };
+    if repeated && flight.cancelled.load(Ordering::Acquire) {
+        return AttemptEnd::Stopped(StopReason::Cancelled);
+    }
+    match overstepped(allowance, &measured.usage) {
+        Some(problem) => AttemptEnd::Permanent(problem),
+        None => end,
     }
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use crate::attempt::{
-    AttemptEnd, AttemptOutcome, AttemptRecord, AttemptReport, Blame, Measured, StagedArtifact,
-    StopReason,
+    Allowance, AttemptEnd, AttemptOutcome, AttemptRecord, AttemptReport, Blame, Measured, Problem,
+    StagedArtifact, StopReason, Usage,
 };
 use crate::event::Subject;
 use crate::report::Outcome;
@@ -129,6 +129,21 @@ impl Log<'_> {
             artifacts: if done { left.artifacts } else { Vec::new() },
         }
     }
+}
+
+/// What an attempt used that its task's assignment does not allow.
+pub(super) fn overstepped(allowance: &Allowance, used: &Usage) -> Option<Problem> {
+    let mut spent = allowance.spent.clone();
+    spent.add(used);
+    if spent.exceeds(&allowance.budget) {
+        let message = "the attempts of the task spent more than its budget";
+        return Some(Problem::new("budget_exceeded", message, Blame::Guest));
+    }
+    let (allowed, named) = (allowance.model.as_ref()?, used.model.as_ref()?);
+    (allowed != named).then(|| {
+        let message = format!("the attempt used model `{named}`; the task allows `{allowed}` only");
+        Problem::new("model_policy_violation", message, Blame::Guest)
+    })
 }
 
 fn is_fallback(assigned: Option<&Assigned>) -> bool {

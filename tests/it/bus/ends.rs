@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use cogo_host::attempt::{AttemptEnd, Blame, Problem};
+use cogo_host::attempt::{AttemptEnd, Blame, Problem, StopReason};
 use cogo_host::task::{MAX_HOST_FAULTS, Status};
 
 use super::faults::{Op, Side};
-use super::harness::{Bench, served};
+use super::harness::{Bench, problem, served};
 use crate::support::hand::{BUILD_TEST, DOCS, task, tasks};
 
 #[tokio::test]
@@ -155,6 +155,25 @@ async fn the_hosts_faults_are_given_back_twenty_times() {
     let row = bench.ended(id).await;
     assert_eq!(row.error.as_deref(), Some("plugin_gone: as told"));
     assert_eq!((row.attempts, row.host_faults), (1, MAX_HOST_FAULTS));
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_wish_to_cancel_is_not_lost_in_a_retry() {
+    let mut bench = Bench::new().await;
+    bench.settings.retry.cap = Duration::from_secs(3600);
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let mut call = bench.call().await;
+    bench.bed.store.cancel(id, "operator").await.unwrap();
+    bus.cancel_hint(id);
+    assert_eq!(call.stopped().await, StopReason::Cancelled);
+    call.end(AttemptEnd::Retryable {
+        problem: problem("worker_error"),
+        after: Some(Duration::from_secs(3600)),
+    });
+    let row = bench.ended(id).await;
+    assert_eq!(row.error.as_deref(), Some("cancelled"));
     bench.stop(&bus).await;
 }
 

@@ -2,19 +2,26 @@
 
 use std::time::Duration;
 
-use cogo_host::attempt::AttemptEnd;
+use cogo_host::attempt::{AttemptEnd, Usage};
 use cogo_host::ids::MessageId;
 use cogo_host::task::{NewTask, Status};
 use serde_json::{Value, json};
 
 use super::faults::{Op, Side};
-use super::harness::{Bench, problem, served};
+use super::harness::{Bench, outcome, problem, served};
 use crate::support::hand::{BUILD_TEST, DOCS, task};
 
 fn assigned(assignment: &Value) -> NewTask {
     let mut task = task(DOCS);
     task.payload = json!({ "__assignment": assignment });
     task
+}
+
+fn tokens(tokens: u64) -> Usage {
+    Usage {
+        tokens,
+        ..Usage::default()
+    }
 }
 
 /// Fails with this code, and says so in both events.
@@ -157,4 +164,54 @@ async fn a_task_that_grows_too_old_while_it_waits_is_swept() {
     assert_eq!(bench.row(id).await.attempts, 0);
     bench.stop(&bus).await;
     assert!(bench.call_now().is_none());
+}
+
+#[tokio::test]
+async fn a_budget_holds_over_all_attempts() {
+    let mut bench = Bench::new().await;
+    let budget = json!({ "budget": { "maxTokens": 10, "maxCostUsd": 1.0 } });
+    let id = bench.submit(assigned(&budget)).await;
+    let bus = bench.start();
+    let retryable = || AttemptEnd::Retryable {
+        problem: problem("worker_error"),
+        after: None,
+    };
+    bench.call().await.spend(retryable(), tokens(6));
+    let second = bench.call().await;
+    assert_eq!(second.attempt.allowance.spent.tokens, 6);
+    assert_eq!(second.attempt.allowance.budget.max_tokens, Some(10));
+    second.spend(retryable(), tokens(5));
+    fails(&bench, id, "budget_exceeded", "docs_render_failed").await;
+    assert_eq!(bench.row(id).await.attempts, 2);
+
+    // To the last token is within it.
+    let id = bench.submit(assigned(&budget)).await;
+    bus.wake();
+    let call = bench.call().await;
+    let end = AttemptEnd::Completed(outcome(&call.attempt, "as told"));
+    call.spend(end, tokens(10));
+    assert_eq!(bench.ended(id).await.status, Status::Done);
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn an_assignments_model_is_the_only_one() {
+    let mut bench = Bench::new().await;
+    let using = |model: &str| Usage {
+        model: Some(model.to_owned()),
+        ..Usage::default()
+    };
+    let model = json!({ "model": "small" });
+    let bad = bench.submit(assigned(&model)).await;
+    let good = bench.submit(assigned(&model)).await;
+    let bus = bench.start();
+    for call in bench.calls(2).await {
+        assert_eq!(call.attempt.allowance.model.as_deref(), Some("small"));
+        let used = if call.id() == bad { "large" } else { "small" };
+        let end = AttemptEnd::Completed(outcome(&call.attempt, "as told"));
+        call.spend(end, using(used));
+    }
+    fails(&bench, bad, "model_policy_violation", "docs_render_failed").await;
+    assert_eq!(bench.ended(good).await.status, Status::Done);
+    bench.stop(&bus).await;
 }
