@@ -18,6 +18,7 @@ mod claimer;
 mod flight;
 mod lease;
 mod maintenance;
+mod outage;
 mod outcome;
 mod settler;
 
@@ -181,7 +182,7 @@ pub fn start(
     settings.check()?;
     let tracker = TaskTracker::new();
     let ended = CancellationToken::new();
-    let settler = Settler::start(Arc::clone(&store), holder.clone(), &tracker);
+    let settler = Settler::start(Arc::clone(&store), holder.clone(), &tracker, ended.clone());
     let shared = Arc::new(Shared {
         store,
         executor,

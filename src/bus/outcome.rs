@@ -15,12 +15,15 @@ use crate::attempt::{
 use crate::event::Subject;
 use crate::report::Outcome;
 use crate::routing::Assigned;
+use crate::store::StoreError;
 use crate::task::{
     CANCELLED, Claim, LEASE_UNCONFIRMED, Next, ROUTE_HELD, Refund, Settlement, Standing, next_state,
 };
 
 /// How long a task of a route that came to be held is left alone.
 const HELD_PAUSE: Duration = Duration::from_secs(1);
+/// The longest reason of the database that a row repeats, in characters.
+const SHOWN: usize = 500;
 
 /// Turns the end of an attempt into what is written of it.
 pub(super) struct Log<'a> {
@@ -143,6 +146,61 @@ pub(super) fn overstepped(allowance: &Allowance, used: &Usage) -> Option<Problem
     (allowed != named).then(|| {
         let message = format!("the attempt used model `{named}`; the task allows `{allowed}` only");
         Problem::new("model_policy_violation", message, Blame::Guest)
+    })
+}
+
+/// What is written instead of a settlement that the database refuses: the same
+/// end without anything that came from outside. A result that cannot be stored
+/// is none.
+pub(super) fn substitute(refused: &Settlement, error: &StoreError) -> Option<Settlement> {
+    let about = refused.events.first()?;
+    let reason: String = error.to_string().chars().take(SHOWN).collect();
+    let problem = Problem::new(
+        "settlement_refused",
+        format!("the end of the attempt cannot be stored: {reason}").replace('\0', "\u{fffd}"),
+        refused.attempt.blame.unwrap_or(Blame::Guest),
+    );
+    let next = match &refused.next {
+        Next::Queued { delay, refund, .. } => Next::Queued {
+            delay: *delay,
+            refund: *refund,
+            problem: Some(problem.clone()),
+        },
+        Next::Done { .. } | Next::Failed { .. } => Next::Failed {
+            problem: problem.clone(),
+        },
+    };
+    let measured = &refused.attempt.measured;
+    let attempt = AttemptRecord {
+        outcome: outcome(&next),
+        code: Some(problem.code),
+        blame: Some(problem.blame),
+        measured: Measured {
+            run: measured.run,
+            usage: Usage {
+                model: None,
+                ..measured.usage
+            },
+            peak_memory_bytes: measured.peak_memory_bytes,
+            outbound_requests: measured.outbound_requests,
+            log_dropped: measured.log_dropped,
+            ..Measured::default()
+        },
+        ..refused.attempt.clone()
+    };
+    let subject = Subject {
+        id: refused.fence.id,
+        route: about.route.as_ref()?,
+        trace_id: &about.trace_id,
+        task_id: None,
+    };
+    let events = subject.settled(&next, &attempt);
+    Some(Settlement {
+        fence: refused.fence,
+        next,
+        attempt,
+        events,
+        artifacts: Vec::new(),
     })
 }
 

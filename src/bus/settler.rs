@@ -2,26 +2,37 @@
 //! next one. An attempt counts as settled only once its commit is durable.
 //!
 //! It never drops a settlement because the database is away: it tries again for
-//! as long as the host runs, and the fence decides whether it was too late.
+//! as long as the host runs, and the fence decides whether it was too late. One
+//! settlement that cannot be written never holds up the others for long: every
+//! failure halves the next batch, and what the database could not take for now
+//! goes to the end of the line.
 
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::outage::{Outage, PATIENCE, bounded};
+use super::outcome;
 use crate::ids::HolderId;
 use crate::store::{Store, StoreError};
 use crate::task::{Settled, Settlement};
 
 /// More than one commit needs; what is above waits for the next.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 const BACKOFF_START: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 struct Request {
     settlement: Settlement,
+    /// It stands in for one that the database refused.
+    substitute: bool,
     answer: oneshot::Sender<Option<Settled>>,
 }
 
@@ -36,10 +47,30 @@ pub(super) struct Settler {
 pub(super) struct SettlerHandle(mpsc::UnboundedSender<Request>);
 
 impl Settler {
-    pub(super) fn start(store: Arc<dyn Store>, holder: HolderId, tracker: &TaskTracker) -> Self {
-        // Bounded by the host's concurrency: a flight waits for its answer.
+    /// Settles until the last handle is gone, or until `ended`, whatever is
+    /// left then.
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        holder: HolderId,
+        tracker: &TaskTracker,
+        ended: CancellationToken,
+    ) -> Self {
+        // Bounded by the claimer, which counts the flights that wait for it.
         let (requests, inbox) = mpsc::unbounded_channel();
-        tracker.spawn(settle_all(store, holder, inbox));
+        let line = Line {
+            store,
+            holder,
+            waiting: VecDeque::new(),
+            size: BATCH,
+            backoff: BACKOFF_START,
+            outage: Outage::of("settle"),
+        };
+        tracker.spawn(async move {
+            tokio::select! {
+                () = line.settle_all(inbox) => {}
+                () = ended.cancelled() => {}
+            }
+        });
         Self {
             requests: Mutex::new(Some(requests)),
         }
@@ -61,73 +92,138 @@ impl SettlerHandle {
     /// which case the lease is left to expire.
     pub(super) async fn settle(&self, settlement: Settlement) -> Option<Settled> {
         let (answer, settled) = oneshot::channel();
-        self.0.send(Request { settlement, answer }).ok()?;
+        let request = Request {
+            settlement,
+            substitute: false,
+            answer,
+        };
+        self.0.send(request).ok()?;
         settled.await.ok().flatten()
     }
 }
 
-async fn settle_all(
+/// What waits to be written.
+struct Line {
     store: Arc<dyn Store>,
     holder: HolderId,
-    mut inbox: mpsc::UnboundedReceiver<Request>,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while inbox.recv_many(&mut batch, BATCH).await > 0 {
-        let (settlements, answers): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|r| (r.settlement, r.answer)).unzip();
-        let settled = settle_batch(&*store, &holder, &settlements).await;
-        for (answer, settled) in answers.into_iter().zip(settled) {
-            // A flight that is gone was cut off; its outcome is on the bus.
-            let _ = answer.send(settled);
-        }
-    }
+    waiting: VecDeque<Request>,
+    /// The next batch: halved by every failure, doubled by every success.
+    size: usize,
+    backoff: Duration,
+    outage: Outage,
 }
 
-/// One commit where possible. A batch that the database refuses is taken apart,
-/// so that one settlement it cannot store does not hold up the others.
-async fn settle_batch(
-    store: &dyn Store,
-    holder: &HolderId,
-    settlements: &[Settlement],
-) -> Vec<Option<Settled>> {
-    match settle_patiently(store, holder, settlements).await {
-        Ok(settled) => settled.into_iter().map(Some).collect(),
-        Err(error) if settlements.len() == 1 => {
-            let id = settlements.first().map(|s| s.fence.id.to_string());
-            tracing::error!(
-                message.id = id,
-                %error,
-                "the database refuses a settlement; the task stays claimed until its lease expires"
-            );
-            vec![None]
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the database refuses a batch of settlements; settling one by one");
-            let mut settled = Vec::with_capacity(settlements.len());
-            for one in settlements.chunks(1) {
-                settled.extend(Box::pin(settle_batch(store, holder, one)).await);
+impl Line {
+    async fn settle_all(mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
+        loop {
+            if self.waiting.is_empty() {
+                let Some(request) = inbox.recv().await else {
+                    return;
+                };
+                self.waiting.push_back(request);
             }
-            settled
+            while let Ok(request) = inbox.try_recv() {
+                self.waiting.push_back(request);
+            }
+            let next = self.size.min(self.waiting.len());
+            let batch: Vec<Request> = self.waiting.drain(..next).collect();
+            self.settle(batch).await;
         }
     }
-}
 
-async fn settle_patiently(
-    store: &dyn Store,
-    holder: &HolderId,
-    settlements: &[Settlement],
-) -> Result<Vec<Settled>, StoreError> {
-    let mut backoff = BACKOFF_START;
-    loop {
-        match store.settle(holder, settlements).await {
-            Err(error) if error.is_transient() => {
-                if backoff == BACKOFF_START {
-                    tracing::warn!(%error, "cannot settle; trying until the database is back");
+    async fn settle(&mut self, batch: Vec<Request>) {
+        let mut settlements = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        for request in batch {
+            settlements.push(request.settlement);
+            answers.push((request.substitute, request.answer));
+        }
+        let settled = self.commit(&settlements).await;
+        let requests =
+            settlements
+                .into_iter()
+                .zip(answers)
+                .map(|(settlement, (substitute, answer))| Request {
+                    settlement,
+                    substitute,
+                    answer,
+                });
+        match settled {
+            Ok(settled) => {
+                self.outage.is_over();
+                self.size = (self.size * 2).min(BATCH);
+                self.backoff = BACKOFF_START;
+                for (request, settled) in requests.zip(settled) {
+                    // A flight that is gone was cut off; its outcome is on the bus.
+                    let _ = request.answer.send(Some(settled));
                 }
-                tokio::time::sleep(backoff).await;
-                backoff = (backoff * 2).min(BACKOFF_MAX);
             }
-            answer => return answer,
+            Err(error) => {
+                let requests: Vec<Request> = requests.collect();
+                self.size = (requests.len() / 2).max(1);
+                if is_own_fault(&error) {
+                    self.refused(requests, &error);
+                } else {
+                    self.outage.goes_on(&error);
+                    self.waiting.extend(requests);
+                    tokio::time::sleep(self.backoff.mul_f64(0.5 + rand::random::<f64>())).await;
+                    self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                }
+            }
         }
     }
+
+    /// One transaction, one durable commit. Writing the same again is harmless.
+    async fn commit(&self, settlements: &[Settlement]) -> Result<Vec<Settled>, StoreError> {
+        let call = bounded(PATIENCE, self.store.settle(&self.holder, settlements));
+        let settled = AssertUnwindSafe(call).catch_unwind().await;
+        // A settler that is gone would leave every attempt unsettled.
+        settled.unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".to_owned())))
+    }
+
+    /// What the database will never take: a batch is taken apart; one by itself
+    /// is replaced by the plain statement that it could not be written, since
+    /// trying its task again would only end here again.
+    fn refused(&mut self, mut requests: Vec<Request>, error: &StoreError) {
+        if requests.len() > 1 {
+            tracing::warn!(%error, "the database refuses a batch of settlements; taking it apart");
+            // To the front: halved again and again, it comes down to the one.
+            for request in requests.into_iter().rev() {
+                self.waiting.push_front(request);
+            }
+            return;
+        }
+        let Some(request) = requests.pop() else {
+            return;
+        };
+        let id = request.settlement.fence.id;
+        let substitute = match request.substitute {
+            true => None,
+            false => outcome::substitute(&request.settlement, error),
+        };
+        tracing::error!(
+            message.id = %id,
+            %error,
+            replaced = substitute.is_some(),
+            "the database refuses the settlement of task {id}"
+        );
+        match substitute {
+            Some(settlement) => self.waiting.push_front(Request {
+                settlement,
+                substitute: true,
+                answer: request.answer,
+            }),
+            // The task stays claimed until its lease expires.
+            None => drop(request.answer),
+        }
+    }
+}
+
+/// Whether the settlement itself is what cannot be written. Anything else is
+/// the database's trouble and passes, by itself or by somebody's doing.
+const fn is_own_fault(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Refused(_) | StoreError::Inconsistent { .. }
+    )
 }

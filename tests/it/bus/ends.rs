@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use cogo_host::attempt::{AttemptEnd, Blame, Problem, StopReason};
+use cogo_host::ids::MessageId;
+use cogo_host::report::{Outcome, Report};
 use cogo_host::task::{MAX_HOST_FAULTS, Status};
+use serde_json::Map;
 
 use super::faults::{Op, Side};
-use super::harness::{Bench, problem, served};
+use super::harness::{Bench, Call, outcome, problem, served};
 use crate::support::hand::{BUILD_TEST, DOCS, task, tasks};
 
 #[tokio::test]
@@ -200,5 +203,106 @@ async fn ends_that_come_together_share_a_commit() {
         bench.ended(id).await;
     }
     assert_eq!(bench.faults.commits()[..2], [1, 3]);
+    bench.stop(&bus).await;
+}
+
+/// Ends four attempts in one batch, the third of them with a NUL.
+async fn end_with_nul(bench: &mut Bench, nul: AttemptEnd) -> Vec<MessageId> {
+    bench.faults.refuse_nul();
+    bench.faults.block(Op::Settle, Side::Before);
+    let mut ids = Vec::new();
+    for (place, call) in bench.calls(4).await.into_iter().enumerate() {
+        ids.push(call.id());
+        if place == 2 {
+            call.end(nul.clone());
+        } else {
+            call.done();
+        }
+        if place == 0 {
+            bench.when(|faults| faults.begun(Op::Settle) == 1).await;
+        }
+    }
+    ids
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_stored_fails_its_task_alone() {
+    let mut bench = Bench::new().await;
+    bench.submit_all(tasks(DOCS, 4)).await;
+    let bus = bench.start();
+    let nul = AttemptEnd::Completed(Outcome {
+        report: Report::Custom {
+            value: Map::from_iter([("said".to_owned(), "a\0b".into())]),
+        },
+        snippet: None,
+        url: None,
+        attributes: Vec::new(),
+    });
+    let ids = end_with_nul(&mut bench, nul).await;
+    bench.faults.release(Op::Settle, Side::Before);
+    for (place, id) in ids.iter().enumerate() {
+        let row = bench.ended(*id).await;
+        if place == 2 {
+            assert_eq!(row.status, Status::Failed);
+            assert!(row.error.unwrap().starts_with("settlement_refused"));
+            let failed = bench.event(*id, "execute_failed").await;
+            assert_eq!(failed.payload["code"], "settlement_refused");
+            assert_eq!(bench.attempts(*id).await[0].outcome, "failed");
+        } else {
+            assert_eq!(row.status, Status::Done);
+        }
+    }
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_problem_that_cannot_be_stored_is_retried_all_the_same() {
+    let mut bench = Bench::new().await;
+    bench.submit_all(tasks(DOCS, 4)).await;
+    let bus = bench.start();
+    let nul = AttemptEnd::Retryable {
+        problem: Problem::new("plugin_trap", "a\0b", Blame::Guest),
+        after: None,
+    };
+    let ids = end_with_nul(&mut bench, nul).await;
+    bench.faults.release(Op::Settle, Side::Before);
+    let again = bench.call().await;
+    assert_eq!((again.id(), again.attempt.number), (ids[2], 2));
+    again.done();
+    for id in ids {
+        assert_eq!(bench.ended(id).await.status, Status::Done);
+    }
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_locked_row_holds_up_nobody_else() {
+    let mut bench = Bench::new().await;
+    bench.submit_all(tasks(DOCS, 4)).await;
+    let bus = bench.start();
+    let running = bench.calls(4).await;
+    let locked = running[0].id();
+    bench.faults.lock(locked);
+    let ids: Vec<_> = running.iter().map(Call::id).collect();
+    running.into_iter().for_each(|call| call.done());
+    for id in &ids[1..] {
+        assert_eq!(bench.ended(*id).await.status, Status::Done);
+    }
+    assert_eq!(bench.row(locked).await.status, Status::Claimed);
+    bench.faults.unlock();
+    assert_eq!(bench.ended(locked).await.status, Status::Done);
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_settler_survives_a_store_that_panics() {
+    let mut bench = Bench::new().await;
+    let id = bench.submit(task(DOCS)).await;
+    bench.faults.panic_at(Op::Settle);
+    let bus = bench.start();
+    let call = bench.call().await;
+    let said = outcome(&call.attempt, "as told");
+    call.end(AttemptEnd::Completed(said));
+    assert_eq!(bench.ended(id).await.status, Status::Done);
     bench.stop(&bus).await;
 }

@@ -99,6 +99,25 @@ impl Faults {
         self.change(|state| state.blocked.remove(&(op, side)));
     }
 
+    /// Settlements that hold a NUL are refused with their whole batch.
+    pub fn refuse_nul(&self) {
+        self.change(|state| state.refuses_nul = true);
+    }
+
+    /// What settles this task fails for now.
+    pub fn lock(&self, id: MessageId) {
+        self.change(|state| state.locked.insert(id));
+    }
+
+    pub fn unlock(&self) {
+        self.change(|state| state.locked.clear());
+    }
+
+    /// The next call panics.
+    pub fn panic_at(&self, op: Op) {
+        self.change(|state| state.panics.insert(op));
+    }
+
     pub fn begun(&self, op: Op) -> u64 {
         self.read(|state| state.begun.get(&op).copied().unwrap_or(0))
     }
