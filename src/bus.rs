@@ -23,10 +23,12 @@ mod outcome;
 mod settler;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -194,21 +196,52 @@ pub fn start(
         wake: Notify::new(),
         starved: AtomicBool::new(false),
         draining: CancellationToken::new(),
-        ended: ended.clone(),
+        ended,
         tracker,
     });
     let (finished_tx, finished) = watch::channel(false);
-    tokio::spawn(lease::keep(Arc::clone(&shared), ended.clone()));
-    tokio::spawn(maintenance::maintain(Arc::clone(&shared), ended.clone()));
+    let services = TaskTracker::new();
+    let part = |name, run: fn(Arc<Shared>) -> Service| {
+        services.spawn(serve(Arc::clone(&shared), name, run));
+    };
+    part("lease keeper", |shared| Box::pin(lease::keep(shared)));
+    part("housekeeping", |shared| {
+        Box::pin(maintenance::maintain(shared))
+    });
+    services.close();
     tokio::spawn({
         let shared = Arc::clone(&shared);
         async move {
             claimer::claim_until_drained(&shared).await;
             drain(&shared).await;
+            services.wait().await;
             let _ = finished_tx.send(true);
         }
     });
     Ok(BusHandle { shared, finished })
+}
+
+type Service = futures::future::BoxFuture<'static, ()>;
+
+/// How long a part that panicked is left alone.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// Keeps one part of the loop going until the bus has ended.
+async fn serve(shared: Arc<Shared>, name: &'static str, run: fn(Arc<Shared>) -> Service) {
+    let running = async {
+        loop {
+            let run = AssertUnwindSafe(run(Arc::clone(&shared))).catch_unwind();
+            if run.await.is_ok() {
+                return;
+            }
+            tracing::error!("the bus's {name} panicked; starting it again");
+            tokio::time::sleep(RESTART).await;
+        }
+    };
+    tokio::select! {
+        () = running => {}
+        () = shared.ended.cancelled() => {}
+    }
 }
 
 /// The routes by themselves, for questions that take no task.

@@ -2,13 +2,13 @@
 //! live has passed, deletes what retention allows.
 //!
 //! Each round takes no input and reads all state, so any number of hosts may
-//! run it at once, and a round that fails is simply the next one's work.
+//! run it at once, and a round that fails is simply the next one's work. No
+//! part of a round depends on another's success.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
-
+use super::outage::{Outage, PATIENCE, bounded};
 use super::{Shared, wants};
 use crate::store::StoreError;
 
@@ -16,34 +16,46 @@ use crate::store::StoreError;
 const PAGE: u32 = 200;
 const RETIRE_EVERY: Duration = Duration::from_secs(60);
 
-pub(super) async fn maintain(shared: Arc<Shared>, ended: CancellationToken) {
+/// Runs for as long as it is polled.
+pub(super) async fn maintain(shared: Arc<Shared>) {
     // An expired lease is to be taken back within a second.
     let every = (shared.settings.lease / 2).min(Duration::from_millis(800));
+    let mut outage = Outage::of("look after the bus");
+    let mut away = false;
+    let mut rescues_from = Instant::now();
     let mut retired: Option<Instant> = None;
     loop {
         let pause = every.mul_f64(0.75 + rand::random::<f64>() / 2.0);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = ended.cancelled() => return,
+        tokio::time::sleep(pause).await;
+        let mut failed = expire(&shared).await.err();
+        if away && failed.is_none() {
+            // Every lease ran out while the database was away. The living renew
+            // theirs and settle first; what is left after that is nobody's.
+            rescues_from = Instant::now() + shared.settings.lease / 2;
         }
-        if let Err(error) = sweep(&shared).await {
-            tracing::warn!(%error, "housekeeping failed; trying again");
-            continue;
+        away = failed.as_ref().is_some_and(StoreError::is_transient);
+        if !away && Instant::now() >= rescues_from {
+            let rescued = rescue(&shared).await;
+            away = rescued.as_ref().is_err_and(StoreError::is_transient);
+            failed = failed.or(rescued.err());
         }
-        if retired.is_none_or(|at| at.elapsed() >= RETIRE_EVERY) {
+        if !away && retired.is_none_or(|at| at.elapsed() >= RETIRE_EVERY) {
             retired = Some(Instant::now());
-            if let Err(error) = retire(&shared, &ended).await {
-                tracing::warn!(%error, "retention failed; trying again");
-            }
+            failed = failed.or(retire(&shared).await.err());
+        }
+        match failed {
+            Some(error) => outage.goes_on(&error),
+            None => outage.is_over(),
         }
     }
 }
 
-async fn sweep(shared: &Shared) -> Result<(), StoreError> {
+/// Takes back what expired; whether there was any.
+pub(super) async fn rescue(shared: &Shared) -> Result<bool, StoreError> {
     let max_attempts = shared.settings.retry.max_attempts;
     let mut found = false;
     loop {
-        let rescued = shared.store.rescue(PAGE, max_attempts).await?;
+        let rescued = bounded(PATIENCE, shared.store.rescue(PAGE, max_attempts)).await?;
         for one in &rescued {
             found = true;
             tracing::warn!(
@@ -58,20 +70,28 @@ async fn sweep(shared: &Shared) -> Result<(), StoreError> {
             break;
         }
     }
-    let served = wants(&shared.routing.served());
-    while shared.store.expire(&served, PAGE).await?.len() == PAGE as usize {}
     if found {
         shared.wake.notify_one();
     }
-    Ok(())
+    Ok(found)
 }
 
-async fn retire(shared: &Shared, ended: &CancellationToken) -> Result<(), StoreError> {
+async fn expire(shared: &Shared) -> Result<(), StoreError> {
+    let served = wants(&shared.routing.served());
+    loop {
+        let expired = bounded(PATIENCE, shared.store.expire(&served, PAGE)).await?;
+        if expired.len() < PAGE as usize {
+            return Ok(());
+        }
+    }
+}
+
+async fn retire(shared: &Shared) -> Result<(), StoreError> {
     let retention = &shared.settings.retention;
     if retention.tasks.is_none() && retention.events.is_none() {
         return Ok(());
     }
-    while !ended.is_cancelled() && shared.store.retire(retention).await? > 0 {
+    while bounded(PATIENCE, shared.store.retire(retention)).await? > 0 {
         // Others get their turn between two batches.
         tokio::task::yield_now().await;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cogo_host::attempt::StopReason;
 use cogo_host::task::Status;
 
-use super::faults::Op;
+use super::faults::{Op, Side};
 use super::harness::Bench;
 use crate::support::hand::{DOCS, task};
 
@@ -26,6 +26,31 @@ async fn a_heartbeat_keeps_an_attempt_longer_than_its_lease() {
     assert_eq!(*call.control.stop.borrow(), None);
     call.done();
     assert_eq!(bench.ended(id).await.attempts, 1);
+    bench.stop(&bus).await;
+}
+
+/// Also for every other attempt meanwhile: one slow call renews for all.
+#[tokio::test]
+async fn an_attempt_whose_lease_cannot_be_confirmed_ends_in_time() {
+    let mut bench = Bench::new().await;
+    bench.settings.lease = SHORT;
+    let id = bench.submit(task(DOCS)).await;
+    // Nobody else takes it, so that the test shows what this host does.
+    bench.faults.block(Op::Rescue, Side::Before);
+    bench.faults.block(Op::Renew, Side::Before);
+    let bus = bench.start();
+    let call = bench.call().await;
+    assert_eq!(call.give_way().await, StopReason::LeaseLost);
+    let again = bench.call().await;
+    // The host lives, so the attempt is given back.
+    assert_eq!(again.attempt.number, 1);
+    let retry = bench.event(id, "execute_retry").await;
+    assert_eq!(retry.payload["code"], "lease_unconfirmed");
+    assert_eq!(bench.row(id).await.host_faults, 1);
+    bench.faults.release(Op::Renew, Side::Before);
+    again.done();
+    bench.ended(id).await;
+    bench.faults.release(Op::Rescue, Side::Before);
     bench.stop(&bus).await;
 }
 

@@ -1,8 +1,39 @@
 //! A database that goes away and comes back.
 
+use std::time::Duration;
+
+use cogo_host::task::Status;
+
 use super::faults::Op;
 use super::harness::Bench;
-use crate::support::hand::{DOCS, task};
+use crate::support::hand::{DOCS, task, tasks};
+
+/// Long enough for a busy machine to renew in time.
+const SHORT: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn what_ended_meanwhile_is_settled_once_when_it_is_back() {
+    let mut bench = Bench::new().await;
+    bench.settings.lease = SHORT;
+    let ids = bench.submit_all(tasks(DOCS, 4)).await;
+    let bus = bench.start();
+    let running = bench.calls(4).await;
+    bench.faults.away(true);
+    running.into_iter().for_each(|call| call.done());
+    // So many rounds take longer than the leases.
+    let rounds = bench.faults.begun(Op::Expire) + 5;
+    bench
+        .when(|faults| faults.begun(Op::Expire) >= rounds)
+        .await;
+    bench.faults.away(false);
+    for id in ids {
+        let row = bench.ended(id).await;
+        assert_eq!((row.status, row.attempts), (Status::Done, 1));
+        assert_eq!(bench.attempts(id).await.len(), 1);
+    }
+    bench.stop(&bus).await;
+    assert!(bench.call_now().is_none(), "it was run again");
+}
 
 #[tokio::test]
 async fn claims_go_on_when_it_is_back() {
