@@ -5,7 +5,9 @@
 //! [`Executor`]) nor a database (it holds a [`Store`]). A claim is committed
 //! before its attempt starts; the lease protects it, not an open transaction.
 //! Every way out of an attempt goes through one settlement. No task is spawned
-//! outside the bus's tracker, so that a drain can wait for all of them.
+//! outside the bus's trackers, so that a drain can wait for all of them, and no
+//! call to the store is waited for without end. A part that panics starts again:
+//! without it the host would only seem to work.
 //!
 //! ```text
 //!  claimer ── Claim ──▶ flight (checks, assignment, executor) ── Settlement ──▶ settler
@@ -14,6 +16,7 @@
 //!                                 maintenance (rescue, expire, retire)
 //! ```
 
+mod capacity;
 mod claimer;
 mod flight;
 mod lease;
@@ -25,7 +28,7 @@ mod settler;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -40,6 +43,7 @@ use crate::retry::RetryPolicy;
 use crate::routing::{Routing, ServedRoute};
 use crate::stage::Stage;
 use crate::store::{Retention, Store, Want};
+use capacity::Capacity;
 use flight::Flight;
 use settler::Settler;
 
@@ -103,18 +107,40 @@ struct Shared {
     /// Attempts that this host holds a lease for.
     flights: Mutex<HashMap<Fence, Arc<Flight>>>,
     wake: Notify,
-    /// The claimer waits for a place rather than for a task.
-    starved: AtomicBool,
+    /// The claimer lacks a place that a flight may free.
+    full: AtomicBool,
     /// Set once no more is claimed.
     draining: CancellationToken,
     /// Set once the drain is over, whatever is left.
     ended: CancellationToken,
+    /// What a drain waits for: flights, calls to claim, the settler.
     tracker: TaskTracker,
 }
 
 impl Shared {
     fn flights(&self) -> Vec<Arc<Flight>> {
         self.flights.lock().values().cloned().collect()
+    }
+
+    /// Asks for a wake-up as soon as a place comes free, or no longer.
+    fn say_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
+        // What is counted after this is counted after it was said.
+        fence(Ordering::SeqCst);
+    }
+
+    /// A place came free; the claimer is told if it waits for one.
+    fn place_freed(&self) {
+        fence(Ordering::SeqCst);
+        if self.full.swap(false, Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// How many more attempts may begin before too many wait for their commit.
+    fn room_for_unsettled(&self) -> u32 {
+        let flights = u32::try_from(self.flights.lock().len()).unwrap_or(u32::MAX);
+        claimer::unsettled_limit(self.settings.concurrency).saturating_sub(flights)
     }
 }
 
@@ -194,7 +220,7 @@ pub fn start(
         settler,
         flights: Mutex::default(),
         wake: Notify::new(),
-        starved: AtomicBool::new(false),
+        full: AtomicBool::new(false),
         draining: CancellationToken::new(),
         ended,
         tracker,
@@ -212,7 +238,7 @@ pub fn start(
     tokio::spawn({
         let shared = Arc::clone(&shared);
         async move {
-            claimer::claim_until_drained(&shared).await;
+            claim(&shared).await;
             drain(&shared).await;
             services.wait().await;
             let _ = finished_tx.send(true);
@@ -241,6 +267,22 @@ async fn serve(shared: Arc<Shared>, name: &'static str, run: fn(Arc<Shared>) -> 
     tokio::select! {
         () = running => {}
         () = shared.ended.cancelled() => {}
+    }
+}
+
+/// Claims until a drain begins. The places taken outlive a panic.
+async fn claim(shared: &Arc<Shared>) {
+    let mut capacity = Capacity::new(shared.settings.concurrency);
+    loop {
+        let claiming = claimer::claim_until_drained(shared, &mut capacity);
+        if AssertUnwindSafe(claiming).catch_unwind().await.is_ok() {
+            return;
+        }
+        tracing::error!("the bus's claimer panicked; starting it again");
+        tokio::select! {
+            () = tokio::time::sleep(RESTART) => {}
+            () = shared.draining.cancelled() => return,
+        }
     }
 }
 

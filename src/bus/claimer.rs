@@ -1,193 +1,78 @@
 //! Claims tasks for as many attempts as fit, and no more.
 //!
 //! The wake-up is armed before the claim, so that a task inserted in between is
-//! seen; polling always works without any. A claim of one task costs about as
-//! much as a claim of a hundred, so a busy host waits for a share of its
-//! permits rather than claiming one by one.
+//! seen; polling always works without any. A call to claim is never dropped on
+//! the way: what it claims after nobody waits for it is given back.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
-use super::{Shared, flight, wants};
-use crate::ids::PluginName;
-use crate::route::RouteKey;
+use super::capacity::{Capacity, Group, Places};
+use super::outage::{Outage, PATIENCE, bounded, no_answer};
+use super::settler::{self, SettlerHandle};
+use super::{Shared, flight, maintenance, wants};
+use crate::attempt::{AttemptEnd, Blame, Problem, StopReason};
 use crate::routing::ServedRoute;
 use crate::store::{ClaimRequest, StoreError, Want};
 use crate::task::Claim;
 
 const BACKOFF_START: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// How long a busy host waits for more free permits before it claims for fewer.
-const GATHER: Duration = Duration::from_millis(4);
-
-/// What one attempt occupies, given back when its guest has ended.
-pub(super) struct Permits {
-    _host: OwnedSemaphorePermit,
-    _route: OwnedSemaphorePermit,
-    _plugin: OwnedSemaphorePermit,
-}
-
-/// The host's free places, by route and by plugin. Only the claimer takes them.
-struct Capacity {
-    host: Arc<Semaphore>,
-    host_size: u32,
-    routes: HashMap<RouteKey, Bounded>,
-    plugins: HashMap<PluginName, Bounded>,
-}
-
-/// A semaphore that follows a limit which configuration may change.
-struct Bounded {
-    semaphore: Arc<Semaphore>,
-    size: u32,
-}
-
-impl Bounded {
-    fn new(size: u32) -> Self {
-        Self {
-            semaphore: Arc::new(Semaphore::new(size as usize)),
-            size,
-        }
-    }
-
-    fn resize(&mut self, size: u32) {
-        if size > self.size {
-            self.semaphore.add_permits((size - self.size) as usize);
-            self.size = size;
-        } else if size < self.size {
-            // What is in use shrinks the pool as it comes back, next time.
-            let gone = self.semaphore.forget_permits((self.size - size) as usize);
-            self.size -= u32::try_from(gone).unwrap_or(0);
-        }
-    }
-
-    fn free(&self) -> u32 {
-        u32::try_from(self.semaphore.available_permits()).unwrap_or(u32::MAX)
-    }
-}
-
-impl Capacity {
-    fn new(size: u32) -> Self {
-        Self {
-            host: Arc::new(Semaphore::new(size as usize)),
-            host_size: size,
-            routes: HashMap::new(),
-            plugins: HashMap::new(),
-        }
-    }
-
-    fn free(&self) -> u32 {
-        u32::try_from(self.host.available_permits()).unwrap_or(u32::MAX)
-    }
-
-    /// How many tasks of each route fit. Routes that share a plugin share its
-    /// places, first come first served in the order given.
-    fn wants(&mut self, served: &[ServedRoute]) -> Vec<Want> {
-        let mut plugin_left: HashMap<&PluginName, u32> = HashMap::new();
-        let mut wants = Vec::with_capacity(served.len());
-        for route in served {
-            let places = self
-                .routes
-                .entry(route.key.clone())
-                .or_insert_with(|| Bounded::new(route.concurrency));
-            places.resize(route.concurrency);
-            let plugin = self
-                .plugins
-                .entry(route.plugin.clone())
-                .or_insert_with(|| Bounded::new(route.plugin_concurrency));
-            plugin.resize(route.plugin_concurrency);
-            let left = plugin_left
-                .entry(&route.plugin)
-                .or_insert_with(|| plugin.free());
-            let limit = places.free().min(*left);
-            *left -= limit;
-            if limit > 0 {
-                wants.push(Want {
-                    key: route.key.clone(),
-                    shard: route.shard,
-                    tenant: route.tenant.clone(),
-                    limit,
-                    reclaim_foreign_after: route.reclaim_foreign_after,
-                });
-            }
-        }
-        wants
-    }
-
-    /// The places for a claimed task. They were free when the claim was sized,
-    /// and nobody else takes any.
-    fn take(&self, route: &RouteKey, plugin: &PluginName) -> Option<Permits> {
-        let take = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_owned().ok();
-        Some(Permits {
-            _host: take(&self.host)?,
-            _route: take(&self.routes.get(route)?.semaphore)?,
-            _plugin: take(&self.plugins.get(plugin)?.semaphore)?,
-        })
-    }
-
-    /// Waits for a quarter of the host's places, but not for long.
-    async fn gather(&self) {
-        let share = (self.host_size / 4).max(1);
-        let enough = self.host.acquire_many(share);
-        if tokio::time::timeout(GATHER, enough).await.is_err() {
-            // At least one; its permit goes back at once, to be counted.
-            drop(self.host.acquire().await);
-        }
-    }
-}
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Claims and launches until a drain begins, or, where asked, until idle.
-pub(super) async fn claim_until_drained(shared: &Arc<Shared>) {
-    let mut capacity = Capacity::new(shared.settings.concurrency);
+pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Capacity) {
+    let mut outage = Outage::of("claim");
     let mut backoff = BACKOFF_START;
-    let mut turn = 0_usize;
+    // Looks in a row that found nothing although something was due.
+    let mut in_vain = 0_u32;
     while !shared.draining.is_cancelled() {
         let wake = shared.wake.notified();
         tokio::pin!(wake);
         wake.as_mut().enable();
 
-        let mut served = shared.routing.served();
-        // The first in line may use up the limit, so each route gets its turn.
-        if !served.is_empty() {
-            let by = turn % served.len();
-            served.rotate_left(by);
-        }
-        turn = turn.wrapping_add(1);
-        let wants = capacity.wants(&served);
-        let free = capacity.free();
-        let had_room = free > 0 && !wants.is_empty();
-        shared.starved.store(!had_room, Ordering::Release);
-        let asked = Instant::now();
-        match claim(shared, wants, free).await {
-            Ok(claims) if claims.is_empty() => {
+        // Said before the places are counted: whoever frees one after that wakes.
+        shared.say_full(true);
+        let served = shared.routing.served();
+        let places = capacity.places(served.clone());
+        let unsettled = shared.room_for_unsettled();
+        shared.say_full(!places.full.is_empty() || unsettled == 0);
+        match look(shared, capacity, &places, unsettled).await {
+            Ok(0) => {
+                outage.is_over();
                 backoff = BACKOFF_START;
-                let Some(pause) = pause(shared, &served, had_room).await else {
-                    return;
-                };
                 tokio::select! {
-                    () = &mut wake => {}
-                    () = tokio::time::sleep(pause) => {}
-                    () = shared.store.hint(&shared.holder), if had_room => {}
+                    ended = rest(shared, &served, &places, &mut in_vain) => {
+                        if ended {
+                            return;
+                        }
+                    }
+                    () = &mut wake => {
+                        in_vain = 0;
+                        // One place rarely comes free alone.
+                        if let Some(pool) = places.full.first() {
+                            pool.gather().await;
+                        }
+                    }
+                    () = shared.store.hint(&shared.holder), if places.full.is_empty() => {}
                     () = shared.draining.cancelled() => {}
                 }
             }
-            Ok(claims) => {
+            Ok(_) => {
+                outage.is_over();
                 backoff = BACKOFF_START;
-                for claim in claims {
-                    launch(shared, &capacity, &served, claim, asked);
-                }
-                if capacity.free() == 0 {
+                in_vain = 0;
+                if capacity.host_free() == 0 {
+                    let host = capacity.host();
                     tokio::select! {
-                        () = capacity.gather() => {}
+                        () = host.any() => host.gather().await,
                         () = shared.draining.cancelled() => {}
                     }
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, hint = error.hint(), "cannot claim; trying again");
+                outage.goes_on(&error);
                 tokio::select! {
                     () = tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>())) => {}
                     () = shared.draining.cancelled() => {}
@@ -198,53 +83,199 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>) {
     }
 }
 
-async fn claim(shared: &Shared, wants: Vec<Want>, limit: u32) -> Result<Vec<Claim>, StoreError> {
-    if wants.is_empty() || limit == 0 {
-        return Ok(Vec::new());
+/// Claims once for every route that has room; the number of tasks.
+async fn look(
+    shared: &Arc<Shared>,
+    capacity: &mut Capacity,
+    places: &Places,
+    mut unsettled: u32,
+) -> Result<usize, StoreError> {
+    let mut found = 0;
+    let mut failed = None;
+    for group in &places.groups {
+        let limit = capacity.limit(group).min(unsettled);
+        if limit == 0 || shared.draining.is_cancelled() {
+            continue;
+        }
+        let asked = Instant::now();
+        match claim(shared, group.wants.clone(), limit).await {
+            Ok(claims) => {
+                capacity.claimed();
+                found += claims.len();
+                unsettled = unsettled.saturating_sub(u32::try_from(claims.len()).unwrap_or(limit));
+                for claim in claims {
+                    launch(shared, capacity, group, claim, asked);
+                }
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            // A route whose rows cannot be read is not the others' trouble.
+            Err(error) => failed = Some(error),
+        }
     }
-    let request = ClaimRequest {
-        holder: &shared.holder,
-        lease: shared.settings.lease,
-        wants,
-        limit,
-    };
-    shared.store.claim(&request).await
+    match failed {
+        Some(error) if found == 0 => Err(error),
+        _ => Ok(found),
+    }
 }
 
-/// How long to wait for the next look; `None` when asked to end and idle.
-async fn pause(shared: &Shared, served: &[ServedRoute], had_room: bool) -> Option<Duration> {
-    let settings = &shared.settings;
-    let poll = settings.poll.mul_f64(0.5 + rand::random::<f64>());
-    if !had_room {
-        // A place that comes free is announced through the same wake-up.
-        return Some(poll);
+/// One call to the store, in a task of its own. It is waited for no longer than
+/// half its lease runs, so that what comes too late can still be given back, and
+/// not once a drain begins.
+async fn claim(
+    shared: &Arc<Shared>,
+    wants: Vec<Want>,
+    limit: u32,
+) -> Result<Vec<Claim>, StoreError> {
+    let Some(settler) = shared.settler.handle() else {
+        return Ok(Vec::new());
+    };
+    let (answer, mut answered) = oneshot::channel();
+    let call = Call {
+        shared: Arc::clone(shared),
+        wants,
+        limit,
+        settler,
+    };
+    shared.tracker.spawn(call.make(answer));
+    let patience = (shared.settings.lease / 2).min(PATIENCE);
+    let in_time = tokio::select! {
+        biased;
+        answer = &mut answered => answer.ok(),
+        () = tokio::time::sleep(patience) => None,
+        () = shared.draining.cancelled() => None,
+    };
+    match in_time {
+        Some(answer) => answer,
+        None => {
+            // From here on, the call itself gives back what it claims.
+            answered.close();
+            let answer = answered.try_recv();
+            answer.unwrap_or_else(|_| Err(no_answer(patience)))
+        }
     }
-    match shared.store.next_due(&wants(served)).await {
-        Ok(None) if settings.until_idle && shared.flights.lock().is_empty() => None,
-        Ok(Some(due)) => Some(due.clamp(Duration::from_millis(1), poll)),
-        // Idle, or away: either way the poll finds out.
-        Ok(None) | Err(_) => Some(poll),
+}
+
+struct Call {
+    shared: Arc<Shared>,
+    wants: Vec<Want>,
+    limit: u32,
+    settler: SettlerHandle,
+}
+
+impl Call {
+    async fn make(self, answer: oneshot::Sender<Result<Vec<Claim>, StoreError>>) {
+        let asked = Instant::now();
+        let shared = &self.shared;
+        let request = ClaimRequest {
+            holder: &shared.holder,
+            lease: shared.settings.lease,
+            wants: self.wants,
+            limit: self.limit,
+        };
+        let claims = tokio::select! {
+            claims = shared.store.claim(&request) => claims,
+            () = shared.ended.cancelled() => return,
+        };
+        let Err(Ok(late)) = answer.send(claims) else {
+            return;
+        };
+        for claim in late {
+            let end = match shared.draining.is_cancelled() {
+                true => AttemptEnd::Stopped(StopReason::Draining),
+                false => host_fault("claim_late", "the database took too long over the claim"),
+            };
+            give_back(shared, claim, asked, end, self.settler.clone());
+        }
     }
 }
 
 fn launch(
     shared: &Arc<Shared>,
-    capacity: &Capacity,
-    served: &[ServedRoute],
+    capacity: &mut Capacity,
+    group: &Group,
     claim: Claim,
     asked: Instant,
 ) {
-    let route = served.iter().find(|route| route.key == claim.route.key);
-    let permits = route.and_then(|route| capacity.take(&route.key, &route.plugin));
-    let settler = shared.settler.handle();
-    let (Some(permits), Some(settler)) = (permits, settler) else {
-        // The store claimed more than it was asked for: a bug there. The lease
-        // expires and the task is rescued.
-        tracing::error!(message.id = %claim.id, "claimed a task that there is no place for");
+    let Some(settler) = shared.settler.handle() else {
+        // Only the end of this loop closes the settler.
+        tracing::error!(message.id = %claim.id, "claimed task {} after the end", claim.id);
         return;
+    };
+    if shared.draining.is_cancelled() {
+        let end = AttemptEnd::Stopped(StopReason::Draining);
+        return give_back(shared, claim, asked, end, settler);
+    }
+    let Some(permits) = capacity.take(group, &claim.route) else {
+        // The store claimed what it was not asked for: a bug there.
+        tracing::error!(message.id = %claim.id, "there is no place for task {}", claim.id);
+        let end = host_fault("no_place", "the task was claimed without a place for it");
+        return give_back(shared, claim, asked, end, settler);
     };
     let takeoff = flight::announce(shared, claim, asked);
     shared
         .tracker
         .spawn(flight::fly(Arc::clone(shared), takeoff, permits, settler));
+}
+
+fn give_back(
+    shared: &Arc<Shared>,
+    claim: Claim,
+    asked: Instant,
+    end: AttemptEnd,
+    settler: SettlerHandle,
+) {
+    let takeoff = flight::announce(shared, claim, asked);
+    shared
+        .tracker
+        .spawn(flight::give_back(Arc::clone(shared), takeoff, end, settler));
+}
+
+fn host_fault(code: &str, message: &str) -> AttemptEnd {
+    AttemptEnd::HostFault(Problem::new(code, message, Blame::Host))
+}
+
+/// Waits until another look is worth it; whether the loop may end instead, since
+/// it was asked to end when idle and is.
+async fn rest(shared: &Shared, served: &[ServedRoute], places: &Places, in_vain: &mut u32) -> bool {
+    let poll = shared.settings.poll.mul_f64(0.5 + rand::random::<f64>());
+    // Before the question: what ends after it may wait again by then.
+    let nothing_runs = shared.flights.lock().is_empty();
+    let asked = match nothing_runs {
+        true => wants(served),
+        // What the full routes have waiting is not for now: a place that comes
+        // free wakes.
+        false => roomy(places),
+    };
+    let pause = match bounded(PATIENCE, shared.store.next_due(&asked)).await {
+        Ok(None) if shared.settings.until_idle && nothing_runs => {
+            // An expired lease is work, too, if nobody took it back yet.
+            if matches!(maintenance::rescue(shared).await, Ok(false)) {
+                return true;
+            }
+            poll
+        }
+        Ok(Some(due)) => {
+            // It was due and yet not to be had: somebody else's, or unreadable.
+            let floor = Duration::from_millis(1 << (*in_vain).min(16));
+            *in_vain = if due < floor { *in_vain + 1 } else { 0 };
+            due.max(floor).min(poll)
+        }
+        // Idle, or away: either way the poll finds out.
+        Ok(None) | Err(_) => poll,
+    };
+    tokio::time::sleep(pause).await;
+    false
+}
+
+fn roomy(places: &Places) -> Vec<Want> {
+    let groups = places.groups.iter();
+    groups.flat_map(|group| group.wants.clone()).collect()
+}
+
+/// How many attempts may have ended without being settled, beyond those that
+/// run: a database that takes claims but no settlements must not pile them up.
+pub(super) const fn unsettled_limit(concurrency: u32) -> u32 {
+    concurrency
+        .saturating_mul(2)
+        .saturating_add(settler::BATCH as u32)
 }

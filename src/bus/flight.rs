@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::claimer::Permits;
+use super::capacity::Permits;
 use super::outcome::{Log, overstepped};
 use super::settler::SettlerHandle;
 use crate::attempt::{
@@ -111,9 +111,27 @@ pub(super) async fn fly(
     let settlement = attempt(&shared, takeoff).await;
     // The guest is gone: its place is free while the settlement commits.
     drop(permits);
-    if shared.starved.swap(false, Ordering::AcqRel) {
-        shared.wake.notify_one();
-    }
+    shared.place_freed();
+    settle(registered, settlement, &settler).await;
+}
+
+/// Settles one claimed task that is not to be run.
+pub(super) async fn give_back(
+    shared: Arc<Shared>,
+    takeoff: Takeoff,
+    end: AttemptEnd,
+    settler: SettlerHandle,
+) {
+    let registered = Registered::of(&shared, &takeoff);
+    let default = shared.settings.retry.max_attempts;
+    let log = Log {
+        shared: &shared,
+        claim: &takeoff.claim,
+        asked: takeoff.asked,
+        max_attempts: takeoff.claim.max_attempts.unwrap_or(default),
+        ttl: None,
+    };
+    let settlement = log.unexecuted(end);
     settle(registered, settlement, &settler).await;
 }
 
@@ -153,6 +171,7 @@ impl Drop for Registered<'_> {
         if idle {
             self.shared.wake.notify_one();
         }
+        self.shared.place_freed();
     }
 }
 

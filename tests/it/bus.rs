@@ -12,3 +12,4 @@ mod harness;
 mod leases;
 mod limits;
 mod outages;
+mod seeds;

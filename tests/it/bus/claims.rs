@@ -6,9 +6,11 @@ use cogo_host::attempt::AttemptEnd;
 use cogo_host::routing::Unassigned;
 use cogo_host::task::Status;
 
-use super::faults::Op;
+use super::faults::{Op, Side};
 use super::harness::{Bench, problem, served, soon};
-use crate::support::hand::{DOCS, task, tasks};
+use crate::support::hand::{DOCS, Hand, task, tasks};
+
+const PAGES: &str = "docs/pages";
 
 #[tokio::test]
 async fn claims_are_sized_to_free_places() {
@@ -75,6 +77,66 @@ async fn a_place_that_comes_free_is_never_missed() {
         bench.stop(&bus).await;
         assert_eq!(bench.bed.store.depth().await.unwrap().done, TASKS as u64);
     }
+}
+
+#[tokio::test]
+async fn routes_that_share_a_plugin_share_its_places() {
+    let mut bench = Bench::new().await;
+    let routes = vec![served(DOCS, 4, "docs", 1), served(PAGES, 4, "docs", 1)];
+    bench.routes.serve(routes);
+    bench.submit_all(tasks(DOCS, 6)).await;
+    bench.submit_all(tasks(PAGES, 6)).await;
+    let bus = bench.start();
+    let mut order = Vec::new();
+    for _ in 0..12 {
+        let call = bench.call().await;
+        assert!(bench.call_now().is_none(), "two at once on one place");
+        order.push(call.attempt.route.key.to_string());
+        call.done();
+    }
+    let docs = order.iter().take(6).filter(|key| *key == DOCS).count();
+    assert_eq!(docs, 3, "{order:?}");
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_route_without_tasks_keeps_no_place_from_its_neighbour() {
+    let mut bench = Bench::new().await;
+    let routes = vec![served(PAGES, 4, "docs", 2), served(DOCS, 4, "docs", 2)];
+    bench.routes.serve(routes);
+    bench.submit_all(tasks(DOCS, 2)).await;
+    let bus = bench.start();
+    let running = bench.calls(2).await;
+    assert_eq!(bench.faults.begun(Op::Claim), 1);
+    for call in running {
+        call.done();
+    }
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_full_route_neither_spins_nor_holds_up_the_others() {
+    let mut bench = Bench::new().await;
+    let routes = vec![served(DOCS, 1, "docs", 4), served(PAGES, 1, "pages", 4)];
+    bench.routes.serve(routes);
+    bench.submit_all(tasks(DOCS, 2)).await;
+    let bus = bench.start();
+    let first = bench.call().await;
+    // Two rounds of housekeeping are time enough to spin in.
+    let rounds = bench.faults.ended(Op::Expire) + 2;
+    bench
+        .when(|faults| faults.ended(Op::Expire) >= rounds)
+        .await;
+    let looks = bench.faults.begun(Op::Claim) + bench.faults.begun(Op::NextDue);
+    assert!(looks < 20, "{looks} looks at a bus without work to do");
+    bench.submit(task(PAGES)).await;
+    bus.wake();
+    let page = bench.call().await;
+    assert_eq!(page.attempt.route.key.to_string(), PAGES);
+    page.done();
+    first.done();
+    bench.call().await.done();
+    bench.stop(&bus).await;
 }
 
 #[tokio::test]
@@ -190,6 +252,39 @@ async fn a_foreign_row_is_adopted_at_its_first_claim() {
 }
 
 #[tokio::test]
+async fn a_claim_that_comes_too_late_is_given_back() {
+    let mut bench = Bench::new().await;
+    bench.settings.lease = Duration::from_secs(4);
+    let id = bench.submit(task(DOCS)).await;
+    bench.faults.block(Op::Claim, Side::After);
+    let bus = bench.start();
+    bench.until(id, |row| row.status == Status::Claimed).await;
+    bench.when(|faults| faults.begun(Op::Claim) >= 2).await;
+    bench.faults.release(Op::Claim, Side::After);
+    let call = bench.call().await;
+    // Nobody ran it yet, and the delay was no crash.
+    assert_eq!((call.attempt.number, call.attempt.fence.epoch.0), (1, 2));
+    call.done();
+    let row = bench.ended(id).await;
+    assert_eq!((row.attempts, row.host_faults), (1, 1));
+    let event = bench.event(id, "execute_retry").await;
+    assert_eq!(event.payload["code"], "claim_late");
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
+async fn a_claimer_that_panics_starts_again() {
+    let mut bench = Bench::new().await;
+    bench.faults.panic_at(Op::NextDue);
+    let bus = bench.start();
+    bench.when(|faults| faults.begun(Op::NextDue) == 1).await;
+    let id = bench.submit(task(DOCS)).await;
+    bench.call().await.done();
+    bench.ended(id).await;
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
 async fn until_idle_waits_for_retries() {
     let mut bench = Bench::new().await;
     bench.settings.until_idle = true;
@@ -207,4 +302,29 @@ async fn until_idle_waits_for_retries() {
     soon(bus.finished()).await;
     assert_eq!(bench.row(id).await.status, Status::Done);
     bench.bed.check().await;
+}
+
+#[tokio::test]
+async fn until_idle_takes_back_what_a_dead_host_left() {
+    let mut bench = Bench::new().await;
+    bench.settings.until_idle = true;
+    let id = bench.submit(task(DOCS)).await;
+    Hand::new().claim_one(&*bench.bed.store, DOCS).await;
+    bench.bed.end_lease(id).await;
+    let bus = bench.start();
+    bench.call().await.done();
+    soon(bus.finished()).await;
+    assert_eq!(bench.row(id).await.status, Status::Done);
+    bench.bed.check().await;
+}
+
+#[tokio::test]
+async fn until_idle_ends_where_every_route_is_held() {
+    let mut bench = Bench::new().await;
+    bench.settings.until_idle = true;
+    bench.routes.serve(Vec::new());
+    let id = bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    soon(bus.finished()).await;
+    assert_eq!(bench.row(id).await.status, Status::Queued);
 }

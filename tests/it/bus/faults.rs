@@ -16,8 +16,8 @@ use cogo_host::store::{
     Latency, Migration, Renewal, Rescued, Result, Retention, Store, StoreError, TaskFilter, Want,
 };
 use cogo_host::task::{Claim, Enqueued, NewTask, Next, Settled, Settlement, TaskRow};
-use rand::Rng as _;
 use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;
 
 /// What the loop calls.
@@ -97,6 +97,12 @@ impl Faults {
 
     pub fn release(&self, op: Op, side: Side) {
         self.change(|state| state.blocked.remove(&(op, side)));
+    }
+
+    /// Each call of the loop fails with this probability, before or after.
+    pub fn random(&self, seed: u64, probability: f64) {
+        let random = StdRng::seed_from_u64(seed);
+        self.change(|state| state.random = Some((random, probability)));
     }
 
     /// Settlements that hold a NUL are refused with their whole batch.

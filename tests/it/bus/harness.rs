@@ -315,6 +315,11 @@ impl Bench {
         self.calls.try_recv().ok()
     }
 
+    /// The same, for one who answers many at once.
+    pub async fn any_call(&mut self) -> Option<Call> {
+        self.calls.recv().await
+    }
+
     pub async fn row(&self, id: MessageId) -> TaskRow {
         self.bed.store.task(id).await.unwrap().unwrap()
     }

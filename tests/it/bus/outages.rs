@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cogo_host::task::Status;
 
-use super::faults::Op;
+use super::faults::{Op, Side};
 use super::harness::Bench;
 use crate::support::hand::{DOCS, task, tasks};
 
@@ -46,4 +46,31 @@ async fn claims_go_on_when_it_is_back() {
     bench.call().await.done();
     assert_eq!(bench.ended(id).await.attempts, 1);
     bench.stop(&bus).await;
+}
+
+/// Otherwise a host would go on and on, and all of it for nothing.
+#[tokio::test]
+async fn what_cannot_be_settled_does_not_pile_up() {
+    const TASKS: usize = 300;
+    let mut bench = Bench::new().await;
+    bench.settings.concurrency = 4;
+    bench.submit_all(tasks(DOCS, TASKS)).await;
+    bench.faults.block(Op::Settle, Side::Before);
+    let bus = bench.start();
+    let most = 4 * 2 + 256;
+    for _ in 0..most {
+        bench.call().await.done();
+    }
+    let rounds = bench.faults.ended(Op::Expire) + 1;
+    bench
+        .when(|faults| faults.ended(Op::Expire) >= rounds)
+        .await;
+    assert!(bench.call_now().is_none());
+    assert_eq!(bus.in_flight(), most);
+    bench.faults.release(Op::Settle, Side::Before);
+    for _ in most..TASKS {
+        bench.call().await.done();
+    }
+    bench.stop(&bus).await;
+    assert_eq!(bench.bed.store.depth().await.unwrap().done, TASKS as u64);
 }
