@@ -59,7 +59,7 @@ pub fn demo(mut context: Context, args: DemoArgs) -> Outcome {
         context.layers.set_flag("port", "demo", "0");
     }
     let config = context.config()?;
-    run::on_host(&config, run::HostOptions::default(), async |host| {
+    run::on_host(&config, async |host| {
         output.note(format_args!("the host serves {}", host.api_url()));
         let exit = build_test(&config, host, output, &args, &repo).await?;
         if !args.exit {
@@ -67,7 +67,8 @@ pub fn demo(mut context: Context, args: DemoArgs) -> Outcome {
                 "the host keeps serving {}; Ctrl-C ends it",
                 host.api_url()
             ));
-            run::until_signal(host).await;
+            let signals = run::Signals::listen().map_err(anyhow::Error::new)?;
+            run::until_signal(host, signals).await;
         }
         Ok(exit)
     })

@@ -1,9 +1,11 @@
 //! `run`: the host until a signal, or until nothing is left to do.
 
+use std::io;
+
 use clap::Args;
 use serde_json::json;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::{Exit, Failure, Outcome};
 use super::{Config, Context};
@@ -23,12 +25,6 @@ pub struct RunArgs {
     concurrency: Option<u32>,
 }
 
-/// How a host is run besides its configuration.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HostOptions {
-    pub until_idle: bool,
-}
-
 pub fn run(mut context: Context, args: RunArgs) -> Outcome {
     if let Some(port) = args.port {
         context.layers.set_flag("port", "port", port.to_string());
@@ -38,29 +34,32 @@ pub fn run(mut context: Context, args: RunArgs) -> Outcome {
         context.layers.set_flag("concurrency", "concurrency", text);
     }
     let config = context.config()?;
-    let options = HostOptions {
-        until_idle: args.until_idle,
-    };
     let output = context.output;
-    on_host(&config, options, async |host| {
+    with_guests(&config, async |guests| {
+        // Listened to before anything is claimed: a signal must never end a
+        // host that holds leases without a drain.
+        let mut signals = Signals::listen().map_err(anyhow::Error::new)?;
+        let host = tokio::select! {
+            host = Host::start(&config, args.until_idle, guests) => host?,
+            _ = signals.next() => return Ok(Exit::Ok),
+        };
         let ready = json!({ "api": host.api_url(), "holder": host.holder().as_str() });
         // One line, so that whoever started the host can wait for it.
-        output.line("ready", &ready, || {
+        let said = output.line("ready", &ready, || {
             format!("cogo-host serves {}", host.api_url())
-        })?;
-        until_signal(host).await;
-        Ok(Exit::Ok)
+        });
+        if said.is_ok() {
+            until_signal(&host, signals).await;
+        }
+        host.stop().await;
+        said.map(|()| Exit::Ok)
     })
 }
 
 /// Runs a host around `work`, and drains it afterwards.
-pub fn on_host(
-    config: &Config,
-    options: HostOptions,
-    work: impl AsyncFnOnce(&Host) -> Outcome,
-) -> Outcome {
+pub fn on_host(config: &Config, work: impl AsyncFnOnce(&Host) -> Outcome) -> Outcome {
     with_guests(config, async |guests| {
-        let host = Host::start(config, options.until_idle, guests).await?;
+        let host = Host::start(config, false, guests).await?;
         let outcome = work(&host).await;
         host.stop().await;
         outcome
@@ -93,30 +92,45 @@ pub fn with_guests<T>(
     outcome
 }
 
+/// The signals that end a host. Once they are listened to, none of them ends the
+/// process by itself.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// # Errors
+    /// Where the operating system gives no handler.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for a signal; the exit code of a process that it ended.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => 143,
+            _ = self.interrupt.recv() => 130,
+        }
+    }
+}
+
 /// Until the bus has ended by itself, or a signal asks for a drain. A second
 /// signal ends the process at once.
-pub async fn until_signal(host: &Host) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        tracing::error!("cannot listen for signals; only `kill -9` ends this host");
-        return host.bus().finished().await;
-    };
+pub async fn until_signal(host: &Host, mut signals: Signals) {
     tokio::select! {
         () = host.bus().finished() => return,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.next() => {}
     }
     tracing::info!(
         in_flight = host.bus().in_flight(),
         "draining; a second signal ends at once"
     );
     tokio::spawn(async move {
-        let code = tokio::select! {
-            _ = terminate.recv() => 143,
-            _ = interrupt.recv() => 130,
-        };
+        let code = signals.next().await;
         tracing::warn!("ending at once; leases of running attempts will expire and be rescued");
         std::process::exit(code);
     });

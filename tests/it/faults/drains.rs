@@ -1,8 +1,11 @@
 //! SIGTERM at load: what runs ends or is given back, and costs no attempt.
 
+use std::io::{PipeReader, Read as _, Write as _};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rand::Rng as _;
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::fleet::{Bus, LONG_LEASE_MS, Member};
 use super::load::{Load, stalled};
@@ -77,5 +80,37 @@ fn a_second_signal_ends_the_host_at_once() {
     });
     bus.cancel(task.id);
     bus.until_ended(&[task]);
+    bus.check();
+}
+
+/// A pipe that takes not one byte more, for a host that is stuck with its first
+/// line; what reads it.
+fn full_pipe() -> (PipeReader, Stdio) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    while writer.write(b" ").is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).unwrap();
+    (reader, writer.into())
+}
+
+/// A host claims before it can say that it is ready.
+#[test]
+fn a_signal_before_the_host_is_ready_drains_it() {
+    let bus = Bus::shared();
+    let host = Member::new("early", &bus.url, LONG_LEASE_MS).with("COGO_DRAIN_MS", "3000");
+    let task = stalled();
+    bus.submit(std::slice::from_ref(&task));
+    let (mut nobody, stdout) = full_pipe();
+    let mut process = host.start_unready(stdout);
+    until("the host holds the task", &mut || {
+        let held = "SELECT count(*) FROM agent_messages WHERE status = 'claimed'";
+        (bus.numbers(held)[0] == 1).then_some(())
+    });
+    process.signal("TERM");
+    std::thread::spawn(move || nobody.read_to_end(&mut Vec::new()));
+    assert_eq!(process.wait(), Some(0), "{}", process.stderr());
+    assert_eq!(bus.outcomes(task.id), ["drained"]);
+    assert_eq!(bus.task(task.id).attempts, 0);
+    bus.cancel(task.id);
     bus.check();
 }

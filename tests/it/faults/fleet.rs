@@ -2,6 +2,7 @@
 //! host knows of.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use cogo_host::ids::MessageId;
@@ -73,6 +74,13 @@ impl Member {
     pub fn start(&mut self) {
         assert!(self.host.is_none(), "{} runs already", self.name);
         self.host = Some(self.here.host(&[]));
+    }
+
+    /// A host that writes where nobody may listen.
+    pub fn start_unready(&self, stdout: Stdio) -> Process {
+        let mut command = self.here.command(&["run", "--json", "--port", "0"]);
+        command.stdout(stdout);
+        Process::unready(command)
     }
 
     fn host(&mut self) -> &mut Host {

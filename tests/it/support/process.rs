@@ -149,33 +149,36 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a process and waits for the line that `ready` recognises.
-    pub fn start(mut command: Command, ready: impl Fn(&str) -> bool) -> (Self, String) {
+    /// Starts a process whose stdout is somebody else's.
+    pub fn unready(mut command: Command) -> Self {
         let log = tempfile::tempdir().unwrap();
         let stderr_file = log.path().join("stderr");
         let stderr = std::fs::File::create(&stderr_file).unwrap();
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        let stdout = child.stdout.take().unwrap();
+        let child = command.stderr(stderr).spawn().unwrap();
+        Self {
+            child,
+            stderr_file,
+            _log: log,
+        }
+    }
+
+    /// Starts a process and waits for the line that `ready` recognises.
+    pub fn start(mut command: Command, ready: impl Fn(&str) -> bool) -> (Self, String) {
+        command.stdout(Stdio::piped());
+        let program = format!("{command:?}");
+        let mut process = Self::unready(command);
+        let stdout = process.child.stdout.take().unwrap();
         let (lines_tx, lines) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = lines_tx.send(line);
             }
         });
-        let process = Self {
-            child,
-            stderr_file,
-            _log: log,
-        };
         loop {
             match lines.recv_timeout(PATIENCE) {
                 Ok(line) if ready(&line) => return (process, line),
                 Ok(_) => {}
-                Err(_) => panic!("{command:?} did not get ready: {}", process.stderr()),
+                Err(_) => panic!("{program} did not get ready: {}", process.stderr()),
             }
         }
     }
