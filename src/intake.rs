@@ -119,6 +119,12 @@ impl Submission {
         let payload = Value::Object(payload);
         let text = payload.to_string();
         Payload::parse(text, &key)?;
+        if holds_nul(&payload) {
+            return Err(IntakeError::Field {
+                field: "payload",
+                problem: "holds a NUL character, which not every bus can store; expected it encoded otherwise",
+            });
+        }
         check_text("task_id", task_id.as_deref())?;
         check_text("tenant", self.tenant.as_deref())?;
         check_text("unique_key", self.unique_key.as_deref())?;
@@ -161,6 +167,19 @@ fn fill(payload: &mut Map<String, Value>, field: &str, value: &str) {
     let entry = payload.entry(field).or_insert(Value::Null);
     if entry.is_null() {
         *entry = Value::String(value.to_owned());
+    }
+}
+
+/// Postgres stores every character in JSON but this one. The parser's limit of
+/// nesting bounds the depth.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(object) => object
+            .iter()
+            .any(|(key, value)| key.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -281,6 +300,14 @@ mod tests {
             (
                 json!({"service": "code", "role": "build-test", "task_id": ""}),
                 "empty",
+            ),
+            (
+                json!({"service": "code", "role": "build-test", "payload": {"a": ["x\0"]}}),
+                "NUL",
+            ),
+            (
+                json!({"service": "code", "role": "build-test", "payload": {"a\0": 1}}),
+                "NUL",
             ),
         ];
         for (value, part) in cases {
