@@ -23,7 +23,7 @@ pub(super) const RECIPE: &str =
 
 /// A compiler that can build plugins.
 pub(super) struct Toolchain {
-    library: StandardLibrary,
+    std: StandardLibrary,
     sysroot: PathBuf,
 }
 
@@ -57,13 +57,13 @@ pub enum ToolchainError {
 pub(super) fn find(manifest: &Manifest) -> Result<Toolchain, ToolchainError> {
     let ask = |arguments: &[&str]| rustc(&manifest.directory, arguments);
     let sysroot = ask(&["--print", "sysroot"])?;
-    let library = match ask(&["--print", "target-libdir", "--target", TARGET]) {
+    let std = match ask(&["--print", "target-libdir", "--target", TARGET]) {
         Ok(libraries) if holds_core(&libraries) => StandardLibrary::Installed,
         _ if has_sources(&sysroot) => StandardLibrary::FromSource,
         _ if starts("rustup") => return Err(ToolchainError::NoTarget),
         _ => return Err(ToolchainError::NoTargetNoRustup),
     };
-    Ok(Toolchain { library, sysroot })
+    Ok(Toolchain { std, sysroot })
 }
 
 impl Toolchain {
@@ -109,7 +109,7 @@ impl Toolchain {
         if lock_file == LockFile::Keep {
             cargo.arg("--locked");
         }
-        if matches!(self.library, StandardLibrary::FromSource) {
+        if matches!(self.std, StandardLibrary::FromSource) {
             cargo
                 .arg("-Zbuild-std=std,panic_abort")
                 .env("RUSTC_BOOTSTRAP", "1");

@@ -109,7 +109,11 @@ fn a_signal_before_the_host_is_ready_drains_it() {
     process.signal("TERM");
     std::thread::spawn(move || nobody.read_to_end(&mut Vec::new()));
     assert_eq!(process.wait(), Some(0), "{}", process.stderr());
-    assert_eq!(bus.outcomes(task.id), ["drained"]);
+    // A claim that was under way may find the task given back, and give it back
+    // once more.
+    let outcomes = bus.outcomes(task.id);
+    assert!(!outcomes.is_empty());
+    assert!(outcomes.iter().all(|one| one == "drained"), "{outcomes:?}");
     assert_eq!(bus.task(task.id).attempts, 0);
     bus.cancel(task.id);
     bus.check();
