@@ -62,7 +62,7 @@ impl Routing for OneRoute {
     }
 }
 
-fn task() -> NewTask {
+pub fn task() -> NewTask {
     let trace_id = TraceId::generate();
     NewTask {
         id: MessageId::generate(),
@@ -80,7 +80,7 @@ fn task() -> NewTask {
     }
 }
 
-async fn filled(path: &Path, tasks: usize) -> Arc<dyn Store> {
+pub async fn filled(path: &Path, tasks: usize) -> Arc<dyn Store> {
     let store = SqliteStore::open(path, OpenMode::Create).await.unwrap();
     store.migrate(false).await.unwrap();
     for _ in 0..tasks.div_ceil(500) {
@@ -90,13 +90,8 @@ async fn filled(path: &Path, tasks: usize) -> Arc<dyn Store> {
     Arc::new(store)
 }
 
-fn start(
-    store: Arc<dyn Store>,
-    executor: Arc<dyn Executor>,
-    plugin: &Arc<Plugin>,
-    until_idle: bool,
-) -> BusHandle {
-    let settings = BusSettings {
+pub fn settings(until_idle: bool) -> BusSettings {
+    BusSettings {
         stage: Stage::Development,
         concurrency: BATCH,
         lease: Duration::from_secs(30),
@@ -110,13 +105,28 @@ fn start(
             batch: 500,
         },
         until_idle,
-    };
+    }
+}
+
+fn start(
+    store: Arc<dyn Store>,
+    executor: Arc<dyn Executor>,
+    plugin: &Arc<Plugin>,
+    until_idle: bool,
+) -> BusHandle {
     let routing = OneRoute {
         plugin: Arc::clone(plugin),
         concurrency: BATCH,
     };
     let holder = HolderId::generate("bench");
-    bus::start(store, executor, Arc::new(routing), holder, settings).unwrap()
+    bus::start(
+        store,
+        executor,
+        Arc::new(routing),
+        holder,
+        settings(until_idle),
+    )
+    .unwrap()
 }
 
 pub fn throughput() {

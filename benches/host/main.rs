@@ -16,6 +16,7 @@ mod bus;
 mod floor;
 mod process;
 mod sandbox;
+mod swap;
 
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ fn main() {
     }
     if runs("latency") {
         bus::latency();
+    }
+    if runs("swap") {
+        swap::latency();
     }
     if runs("process") {
         process::start_and_size();

@@ -20,7 +20,7 @@ use cogo_host::plugin::load::{Loader, Plugin, Settings};
 use cogo_host::plugin::sandbox::{Runtimes, Sandbox};
 use cogo_host::plugin::{bundled, limits::Limits};
 use cogo_host::route::{KnownRole, Route};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use wasmtime::component::{Component, Linker};
 
@@ -83,11 +83,15 @@ pub fn mock(engines: &Arc<Engines>, guests: &Runtime) -> Arc<Plugin> {
 pub fn executor(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> Arc<Sandbox> {
     let catalog = Arc::new(Catalog::new());
     catalog.install(Arc::clone(plugin));
+    Arc::new(over(&catalog, guests.handle(), io.handle()))
+}
+
+pub fn over(catalog: &Arc<Catalog>, guests: &Handle, io: &Handle) -> Sandbox {
     let runtimes = Runtimes {
-        guest: guests.handle().clone(),
-        io: io.handle().clone(),
+        guest: guests.clone(),
+        io: io.clone(),
     };
-    Arc::new(Sandbox::new(catalog, runtimes, Arc::new(NoArtifacts)))
+    Sandbox::new(Arc::clone(catalog), runtimes, Arc::new(NoArtifacts))
 }
 
 pub fn compare() {

@@ -10,6 +10,8 @@
 
 mod change;
 mod directory;
+mod kept;
+mod rollback;
 
 use std::sync::Arc;
 
@@ -19,9 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::ids::{Digest, PluginName};
-use crate::plugin::catalog::{
-    Catalog, DigestPrefix, Failure, Installed, RollbackError, RolledBack,
-};
+use crate::plugin::catalog::{Catalog, Failure, Installed};
 use crate::plugin::load::{
     Candidate, LoadCause, LoadError, Loader, MAX_BYTES, Plugin, Settings, Source,
 };
@@ -32,12 +32,14 @@ use super::plugins::{self, PluginsError};
 pub use change::SwapEvent;
 use change::Version;
 pub use directory::{DirectoryNow, RefusedFile};
+use kept::KeptVersions;
 
 /// The plugins of a running host, as they come and go.
 pub struct Swapper {
     config: Config,
     loader: Loader,
     catalog: Arc<Catalog>,
+    kept: KeptVersions,
     // Never held over an await.
     directory: Mutex<Option<DirectoryNow>>,
 }
@@ -83,6 +85,7 @@ impl Swapper {
             config: config.clone(),
             loader,
             catalog,
+            kept: KeptVersions::below(&config.state_dir),
             directory: Mutex::default(),
         };
         let mut watcher = watcher(config)?;
@@ -125,25 +128,6 @@ impl Swapper {
                 record(event);
             }
         }
-    }
-
-    /// Puts an earlier version of a plugin back into service, at once. It stays
-    /// until the plugin's file holds something else.
-    ///
-    /// # Errors
-    /// [`RollbackError`] when there is no such version.
-    pub fn roll_back(
-        &self,
-        name: &PluginName,
-        to: Option<&DigestPrefix>,
-    ) -> Result<RolledBack, RollbackError> {
-        let rolled_back = self.catalog.roll_back(name, to)?;
-        let version = Version::of(&rolled_back.to);
-        tracing::warn!(
-            plugin.name = %name, plugin.digest = %version.digest,
-            "plugin {name} is rolled back to {version}"
-        );
-        Ok(rolled_back)
     }
 
     async fn apply(&self, change: Change, ending: &CancellationToken) -> Option<SwapEvent> {
@@ -220,25 +204,31 @@ impl Swapper {
             self.catalog.recovered(&name);
             return None;
         }
+        if let Some(mark) = self
+            .mark_from_before(&name)
+            .filter(|mark| mark.from == digest)
+        {
+            return self.resume_rollback(&name, mark, ending).await;
+        }
         let ticket = self.catalog.ticket(&name);
         let candidate = Candidate {
             name: Some(name.clone()),
-            bytes,
+            bytes: bytes.clone(),
             source: Source::Directory,
             place,
         };
-        match self.load(candidate, ending).await? {
-            Err(error) => Some(self.refuse(&name, Some(digest), &error)),
-            Ok(plugin) => {
-                let plugin = Arc::new(plugin);
-                let installed = self
-                    .catalog
-                    .install_unless_rolled_back(Arc::clone(&plugin), ticket);
-                match installed {
-                    Ok(installed) => self.installed(&plugin, installed),
-                    Err(superseded) => Some(self.superseded(&name, digest, superseded.to_string())),
-                }
-            }
+        let plugin = match self.load(candidate, ending).await? {
+            Ok(plugin) => Arc::new(plugin),
+            Err(error) => return Some(self.refuse(&name, Some(digest), &error)),
+        };
+        // Before it serves: a rollback after that leaves its own mark.
+        self.keep(&name, digest, bytes).await;
+        let installed = self
+            .catalog
+            .install_unless_rolled_back(Arc::clone(&plugin), ticket);
+        match installed {
+            Ok(installed) => self.installed(&plugin, installed, "its file holds another version"),
+            Err(superseded) => Some(self.superseded(&name, digest, superseded.to_string())),
         }
     }
 
@@ -264,7 +254,7 @@ impl Swapper {
         })
     }
 
-    fn installed(&self, plugin: &Plugin, installed: Installed) -> Option<SwapEvent> {
+    fn installed(&self, plugin: &Plugin, installed: Installed, reason: &str) -> Option<SwapEvent> {
         let (name, version) = (plugin.name(), Version::of(plugin));
         match installed {
             Installed::Same => None,
@@ -281,7 +271,6 @@ impl Swapper {
                     plugin.name = %name, plugin.digest = %version.digest,
                     "plugin {name} serves as {version}, no longer as {before}"
                 );
-                let reason = "its file holds another version";
                 Some(SwapEvent::swapped(name, before, Some(version), reason))
             }
         }
@@ -289,6 +278,7 @@ impl Swapper {
 
     fn removed(&self, name: &PluginName) -> Option<SwapEvent> {
         let removed = self.catalog.remove(name);
+        self.kept.unmark(name);
         let before = Version::of(&*removed.before?);
         let now = removed.now.map(|plugin| Version::of(&plugin));
         if now.as_ref().is_some_and(|now| now.digest == before.digest) {

@@ -234,6 +234,14 @@ impl Catalog {
         })
     }
 
+    /// Remembers a rollback from before this start: what serves is what it led to.
+    pub fn resume_rollback(&self, name: &PluginName, from: Digest) {
+        self.change(|next| {
+            let history = next.histories.entry(name.clone()).or_default();
+            history.resume_rollback(from);
+        });
+    }
+
     /// The digest that an operator took out of service and that must not come
     /// back by itself.
     pub fn rolled_back_from(&self, name: &PluginName) -> Option<Digest> {

@@ -128,6 +128,10 @@ impl History {
         self.rolled_back_from = None;
     }
 
+    pub(super) const fn resume_rollback(&mut self, from: Digest) {
+        self.rolled_back_from = Some(from);
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }

@@ -128,7 +128,8 @@ pub struct Following {
     pub directory: PathBuf,
     events: mpsc::UnboundedReceiver<NewEvent>,
     ending: CancellationToken,
-    _temporary: tempfile::TempDir,
+    config: Config,
+    temporary: Arc<tempfile::TempDir>,
 }
 
 impl Drop for Following {
@@ -160,7 +161,8 @@ impl Following {
         Self::with(config, temporary).await
     }
 
-    pub async fn with(config: Config, temporary: tempfile::TempDir) -> Self {
+    pub async fn with(config: Config, temporary: impl Into<Arc<tempfile::TempDir>>) -> Self {
+        let temporary = temporary.into();
         let loader = crate::sandbox::harness::loader();
         let started = Swapper::start(&config, loader).await.unwrap();
         let holder = HolderId::generate("test-host");
@@ -181,8 +183,16 @@ impl Following {
             directory: temporary.path().join("plugins"),
             events,
             ending,
-            _temporary: temporary,
+            config,
+            temporary,
         }
+    }
+
+    /// The same installation under another host.
+    pub async fn restart(self) -> Self {
+        let (config, temporary) = (self.config.clone(), Arc::clone(&self.temporary));
+        drop(self);
+        Self::with(config, temporary).await
     }
 
     pub fn at(&self, file: &str) -> PathBuf {

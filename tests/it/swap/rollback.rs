@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::harness::{Following, NAME, name, version};
+use cogo_host::ids::Digest;
+
+use super::harness::{Following, NAME, name, named, version};
 
 const FILE: &str = "guest.wasm";
 
@@ -38,10 +40,7 @@ async fn a_rollback_holds_until_the_file_holds_something_else() {
     here.stays().await;
     let listed = here.listed(NAME);
     assert_eq!(listed.serving.unwrap().version, "1.0.1");
-    assert_eq!(
-        listed.rolled_back_from,
-        Some(cogo_host::ids::Digest::of(&two))
-    );
+    assert_eq!(listed.rolled_back_from, Some(Digest::of(&two)));
 
     here.put(FILE, &three);
     here.expect("plugin_swapped").await;
@@ -75,9 +74,66 @@ async fn a_named_version_is_gone_back_to() {
         here.put(FILE, &version(n).component());
         here.expect("plugin_swapped").await;
     }
-    let two = cogo_host::ids::Digest::of(&version(2).component());
+    let two = Digest::of(&version(2).component());
     let to = two.hex()[..8].parse().unwrap();
     here.swapper.roll_back(&name(NAME), Some(&to)).unwrap();
     assert_eq!(here.serving(NAME), Some(two));
     here.stays().await;
+}
+
+#[tokio::test]
+async fn a_rollback_outlives_the_host() {
+    let here = swapped_twice(&[]).await;
+    here.swapper.roll_back(&name(NAME), None).unwrap();
+    let mut here = here.restart().await;
+    let loaded = here.expect("plugin_loaded").await;
+    assert_eq!(loaded.payload["to"]["version"], "1.0.1");
+    let two = version(2).component();
+    assert_eq!(here.listed(NAME).rolled_back_from, Some(Digest::of(&two)));
+    // Still in force, and over once the file changes, for the next host, too.
+    here.put(FILE, &two);
+    here.stays().await;
+    here.put(FILE, &version(3).component());
+    here.expect("plugin_swapped").await;
+    here.put(FILE, &two);
+    here.expect("plugin_swapped").await;
+    let mut here = here.restart().await;
+    let loaded = here.expect("plugin_loaded").await;
+    assert_eq!(loaded.payload["to"]["version"], "1.0.2");
+    assert_eq!(here.listed(NAME).rolled_back_from, None);
+}
+
+#[tokio::test]
+async fn a_rollback_to_the_bundled_version_outlives_the_host() {
+    let mut here = Following::start(&[]).await;
+    let bundled = here.serving("mock");
+    let own = here.put("mock.wasm", &named("mock", "9.0.0").component());
+    here.expect("plugin_swapped").await;
+    here.swapper.roll_back(&name("mock"), None).unwrap();
+    let here = here.restart().await;
+    assert_eq!(here.serving("mock"), bundled);
+    assert_eq!(here.listed("mock").rolled_back_from, Some(own));
+
+    // Changed while no host ran.
+    let third = here.put("mock.wasm", &named("mock", "9.0.1").component());
+    let here = here.restart().await;
+    assert_eq!(here.serving("mock"), Some(third));
+    let here = here.restart().await;
+    assert_eq!(here.serving("mock"), Some(third));
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_does_not_serve_even_if_the_way_back_is_lost() {
+    let here = swapped_twice(&[]).await;
+    let one = here.swapper.roll_back(&name(NAME), None).unwrap().to;
+    let state = here.directory.with_file_name("state");
+    let kept = format!("plugins/{NAME}/{}.wasm", one.digest().hex());
+    fs::write(state.join(kept), "damaged").unwrap();
+    let mut here = here.restart().await;
+    let event = here.expect("plugin_rejected").await;
+    assert!(event.reason.unwrap().contains("gone or damaged"));
+    assert_eq!(here.serving(NAME), None);
+    here.stays().await;
+    here.put(FILE, &version(3).component());
+    here.expect("plugin_loaded").await;
 }

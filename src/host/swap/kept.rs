@@ -1,0 +1,176 @@
+//! What a rollback needs to outlive the host: the components of the versions
+//! that are kept, and which file was rolled back from.
+//!
+//! Lies below the state directory, one directory a plugin. Nothing here is
+//! trusted: a component counts only if it has the digest that its name says, and
+//! goes through every check of the loader again. Failing to write costs the
+//! rollback its memory and nothing else, so it is told and not returned.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, PluginName};
+
+const MARK: &str = "rollback.json";
+
+/// The versions kept on disk.
+#[derive(Debug, Clone)]
+pub(super) struct KeptVersions {
+    directory: PathBuf,
+}
+
+/// A rollback that is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// What the plugin's file held.
+    pub(super) from: Digest,
+    pub(super) to: Digest,
+}
+
+impl KeptVersions {
+    pub(super) fn below(state_dir: &Path) -> Self {
+        Self {
+            directory: state_dir.join("plugins"),
+        }
+    }
+
+    /// Where a version lies.
+    pub(super) fn path(&self, name: &PluginName, digest: Digest) -> PathBuf {
+        self.of(name).join(format!("{}.wasm", digest.hex()))
+    }
+
+    /// Keeps a component, and of the others of that name only these.
+    pub(super) fn keep(&self, name: &PluginName, digest: Digest, bytes: &[u8], others: &[Digest]) {
+        let kept = || -> io::Result<()> {
+            let path = self.path(name, digest);
+            if !path.exists() {
+                put(&path, bytes)?;
+            }
+            self.prune(name, |found| {
+                found == path || self.is_any(name, others, found)
+            })
+        };
+        told(
+            name,
+            "a rollback to its present version would not outlive the host",
+            kept(),
+        );
+    }
+
+    /// A component that was kept and is unharmed.
+    pub(super) fn component(&self, name: &PluginName, digest: Digest) -> Option<Bytes> {
+        let bytes = fs::read(self.path(name, digest)).ok()?;
+        (Digest::of(&bytes) == digest).then(|| bytes.into())
+    }
+
+    pub(super) fn mark(&self, name: &PluginName, mark: Mark) {
+        let text = serde_json::to_vec(&mark).map_err(io::Error::other);
+        let marked = text.and_then(|text| put(&self.of(name).join(MARK), &text));
+        told(name, "its rollback will not outlive the host", marked);
+    }
+
+    pub(super) fn unmark(&self, name: &PluginName) {
+        let removed = match fs::remove_file(self.of(name).join(MARK)) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        told(
+            name,
+            "its rollback will be remembered by the next host",
+            removed,
+        );
+    }
+
+    /// The rollback that was in force when a host ended.
+    pub(super) fn marked(&self, name: &PluginName) -> Option<Mark> {
+        let text = fs::read(self.of(name).join(MARK)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn of(&self, name: &PluginName) -> PathBuf {
+        self.directory.join(name.as_str())
+    }
+
+    fn is_any(&self, name: &PluginName, digests: &[Digest], path: &Path) -> bool {
+        digests
+            .iter()
+            .any(|digest| self.path(name, *digest) == path)
+    }
+
+    fn prune(&self, name: &PluginName, stays: impl Fn(&Path) -> bool) -> io::Result<()> {
+        for entry in fs::read_dir(self.of(name))? {
+            let path = entry?.path();
+            let is_component = path.extension().is_some_and(|e| e == "wasm");
+            if is_component && !stays(&path) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whole or not at all.
+fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let draft = path.with_extension("draft");
+    fs::write(&draft, bytes)?;
+    fs::rename(draft, path)
+}
+
+fn told(name: &PluginName, consequence: &str, result: io::Result<()>) {
+    if let Err(cause) = result {
+        tracing::warn!(plugin.name = %name, "plugin {name}: {consequence}: {cause}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_found_unless_it_was_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = KeptVersions::below(directory.path());
+        let name: PluginName = "mock".parse().unwrap();
+        let versions = [&b"one"[..], b"two", b"three"];
+        let digests = versions.map(Digest::of);
+        for (n, bytes) in versions.iter().enumerate() {
+            kept.keep(&name, digests[n], bytes, &digests[..n]);
+        }
+        assert_eq!(kept.component(&name, digests[0]).unwrap(), versions[0]);
+        fs::write(kept.path(&name, digests[1]), "twO").unwrap();
+        assert_eq!(kept.component(&name, digests[1]), None);
+
+        kept.keep(&name, digests[2], versions[2], &digests[..1]);
+        assert!(!kept.path(&name, digests[1]).exists());
+        assert!(kept.component(&name, digests[0]).is_some());
+
+        let mark = Mark {
+            from: digests[2],
+            to: digests[0],
+        };
+        kept.mark(&name, mark);
+        assert_eq!(kept.marked(&name), Some(mark));
+        kept.unmark(&name);
+        kept.unmark(&name);
+        assert_eq!(kept.marked(&name), None);
+        assert!(kept.component(&name, digests[0]).is_some());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_no_reason_to_fail() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("plugins"), "a file").unwrap();
+        let kept = KeptVersions::below(directory.path());
+        let name: PluginName = "mock".parse().unwrap();
+        kept.keep(&name, Digest::of(b"x"), b"x", &[]);
+        assert_eq!(kept.component(&name, Digest::of(b"x")), None);
+        assert_eq!(kept.marked(&name), None);
+    }
+}
