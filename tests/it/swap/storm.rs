@@ -5,12 +5,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use cogo_host::attempt::{Attempt, AttemptControl, AttemptReport, Executor};
 use cogo_host::bus::{self, BusHandle, BusSettings};
 use cogo_host::host::LiveRoutes;
 use cogo_host::ids::{Digest, HolderId, MessageId};
+use cogo_host::plugin::catalog::{Catalog, KEPT_VERSIONS};
 use cogo_host::plugin::sandbox::Sandbox;
 use cogo_host::retry::RetryPolicy;
 use cogo_host::stage::Stage;
@@ -93,7 +96,7 @@ fn break_it(directory: &Path, n: u32, good: &[u8]) {
 fn settings() -> BusSettings {
     BusSettings {
         stage: Stage::Development,
-        concurrency: 16,
+        concurrency: 32,
         lease: Duration::from_secs(30),
         poll: Duration::from_millis(50),
         retry: RetryPolicy::DEFAULT,
@@ -112,6 +115,29 @@ fn task() -> NewTask {
     NewTask {
         payload: json!({}),
         ..hand::task(ROUTE)
+    }
+}
+
+/// Lets every third attempt begin only after a swap that it was not assigned.
+struct Belated {
+    inner: Sandbox,
+    catalog: Arc<Catalog>,
+    count: AtomicUsize,
+}
+
+#[async_trait]
+impl Executor for Belated {
+    async fn execute(&self, attempt: Attempt, control: AttemptControl) -> AttemptReport {
+        if self.count.fetch_add(1, Ordering::AcqRel).is_multiple_of(3) {
+            let mut changes = self.catalog.changes();
+            let other = changes.wait_for(|_| {
+                let serving = self.catalog.get(&attempt.plugin.name);
+                serving.is_none_or(|plugin| plugin.digest() != attempt.plugin.digest)
+            });
+            // Nothing is swapped any more at the end.
+            let _ = tokio::time::timeout(Duration::from_secs(1), other).await;
+        }
+        self.inner.execute(attempt, control).await
     }
 }
 
@@ -147,7 +173,11 @@ async fn a_hundred_swaps_lose_repeat_and_mix_nothing() {
     let holder = HolderId::generate("storm");
     let bus = bus::start(
         Arc::clone(&bed.store),
-        Arc::new(sandbox),
+        Arc::new(Belated {
+            inner: sandbox,
+            catalog: Arc::clone(&catalog),
+            count: AtomicUsize::new(0),
+        }),
         Arc::clone(&routes) as _,
         holder.clone(),
         settings(),
@@ -210,7 +240,7 @@ async fn a_hundred_swaps_lose_repeat_and_mix_nothing() {
     let loaded = installed
         .keys()
         .filter(|d| catalog.by_digest(**d).is_some());
-    assert!(loaded.count() <= 1 + cogo_host::plugin::catalog::KEPT_VERSIONS);
+    assert!(loaded.count() <= 1 + KEPT_VERSIONS);
     assert!(catalog.get(&name("guest")).is_some());
 }
 
