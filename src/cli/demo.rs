@@ -145,8 +145,11 @@ impl RunningWorker {
             .stdout(Stdio::piped());
         // The worker reads only where it is told to.
         let mut roots = vec![PathBuf::from(".")];
-        if Path::new(repo).exists() {
-            roots.push(PathBuf::from(repo));
+        let repo = Path::new(repo);
+        if repo.is_dir() {
+            roots.push(repo.to_owned());
+        } else if let Some(directory) = repo.parent().filter(|_| repo.is_file()) {
+            roots.push(directory.to_owned());
         }
         for root in roots {
             command.arg("--allow-root").arg(root);
