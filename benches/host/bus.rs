@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use cogo_host::attempt::{Attempt, AttemptControl, AttemptReport, Executor};
+use cogo_host::attempt::{
+    Attempt, AttemptControl, AttemptOutcome, AttemptRecord, AttemptReport, Executor, Measured,
+};
 use cogo_host::bus::{self, BusHandle, BusSettings};
+use cogo_host::event::Subject;
 use cogo_host::ids::{HolderId, MessageId, TraceId};
 use cogo_host::plugin::engine::Engines;
 use cogo_host::plugin::load::Plugin;
@@ -16,8 +19,8 @@ use cogo_host::route::{KnownRole, Route};
 use cogo_host::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
 use cogo_host::selection::{Basis, Path as ChosenPath, Why};
 use cogo_host::stage::Stage;
-use cogo_host::store::{OpenMode, Retention, SqliteStore, Store};
-use cogo_host::task::{Claim, NewTask};
+use cogo_host::store::{ClaimRequest, OpenMode, Retention, SqliteStore, Store, Want};
+use cogo_host::task::{Claim, NewTask, Next, Settled, Settlement};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -25,6 +28,9 @@ use crate::{floor, median, percentile, sandbox};
 
 const TASKS: usize = 20_000;
 const BATCH: u32 = 100;
+/// Places for attempts: one batch runs while the next is claimed and the one
+/// before is settled.
+const PLACES: u32 = 256;
 const SUBMISSIONS: usize = 300;
 
 /// One route, one plugin.
@@ -93,7 +99,7 @@ pub async fn filled(path: &Path, tasks: usize) -> Arc<dyn Store> {
 pub fn settings(until_idle: bool) -> BusSettings {
     BusSettings {
         stage: Stage::Development,
-        concurrency: BATCH,
+        concurrency: PLACES,
         lease: Duration::from_secs(30),
         poll: Duration::from_secs(1),
         retry: RetryPolicy::DEFAULT,
@@ -116,7 +122,7 @@ fn start(
 ) -> BusHandle {
     let routing = OneRoute {
         plugin: Arc::clone(plugin),
-        concurrency: BATCH,
+        concurrency: PLACES,
     };
     let holder = HolderId::generate("bench");
     bus::start(
@@ -142,13 +148,48 @@ pub fn throughput() {
             floor::drain(&path, i64::from(BATCH)).await
         })
     });
+    let alone = median(3, || io.block_on(store_alone()));
     let ours = median(3, || drained(&plugin, &guests, &io));
     println!("bus: claim and settle in SQL alone       {floor:8.0} tasks/s (batch {BATCH})");
+    println!("bus: claim and settle, the store alone   {alone:8.0} tasks/s");
     println!("bus: end to end, mock plugin             {ours:8.0} tasks/s");
     println!(
         "bus: ratio (aim ≥ 0.6)                   {:8.2}",
         ours / floor
     );
+}
+
+/// Claims and settles a full bus by the store's own methods; tasks a second.
+async fn store_alone() -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(&dir.path().join("bus.db"), TASKS).await;
+    let holder = HolderId::generate("bench");
+    let want = Want {
+        key: KnownRole::BuildTest.key(),
+        shard: None,
+        tenant: None,
+        limit: BATCH,
+        reclaim_foreign_after: None,
+    };
+    let request = ClaimRequest {
+        holder: &holder,
+        lease: Duration::from_secs(30),
+        wants: vec![want],
+        limit: BATCH,
+    };
+    let begun = Instant::now();
+    loop {
+        let claims = store.claim(&request).await.unwrap();
+        if claims.is_empty() {
+            break;
+        }
+        let ends: Vec<Settlement> = claims.iter().map(done).collect();
+        let settled = store.settle(&holder, &ends).await.unwrap();
+        assert!(settled.iter().all(|settled| *settled == Settled::Applied));
+    }
+    let rate = TASKS as f64 / begun.elapsed().as_secs_f64();
+    store.close().await.unwrap();
+    rate
 }
 
 /// Drains a full bus through the whole host but its API; tasks a second.
@@ -166,6 +207,39 @@ fn drained(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> f64 {
         store.close().await.unwrap();
         rate
     })
+}
+
+/// The end of an attempt as the mock's would be written.
+fn done(claim: &Claim) -> Settlement {
+    let next = Next::Done {
+        result: serde_json::json!({ "type": "build-test", "passed": true, "tests": 12 }),
+        snippet: "12 tests passed".to_owned(),
+        url: None,
+    };
+    let attempt = AttemptRecord {
+        attempt: claim.attempt,
+        outcome: AttemptOutcome::Done,
+        plugin: None,
+        why: None,
+        stage: Stage::Development,
+        wait_ms: 1,
+        code: None,
+        blame: None,
+        measured: Measured::default(),
+    };
+    let subject = Subject {
+        id: claim.id,
+        route: &claim.route,
+        trace_id: &claim.trace_id,
+        task_id: claim.task_id.as_deref(),
+    };
+    Settlement {
+        fence: claim.fence(),
+        events: subject.settled(&next, &attempt),
+        next,
+        attempt,
+        artifacts: Vec::new(),
+    }
 }
 
 /// Tells when an attempt reaches the executor.

@@ -191,11 +191,7 @@ fn checksum_path(path: &Path) -> PathBuf {
 fn checksum(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect())
+    Ok(hex::encode(hasher.finalize()))
 }
 
 fn is_intact(path: &Path) -> Result<bool, CacheError> {

@@ -52,31 +52,35 @@ ON CONFLICT DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_
 
 /// Who claimed a row and when stays with one that ended, for programs that
 /// read it; what waits again belongs to nobody.
+///
+/// Taken apart once: each `->>` reads its element from the start again.
 const UPDATE_TASKS: &str = "
+WITH next AS MATERIALIZED (
+  SELECT value ->> 'id' AS id, value ->> 'status' AS status, value ->> 'delay' AS delay,
+    value ->> 'refunded' AS refunded, value ->> 'host_fault' AS host_fault,
+    value ->> 'error' AS error, value ->> 'keep_error' AS keep_error,
+    value -> 'result' AS result, value ->> 'snippet' AS snippet, value ->> 'url' AS url
+  FROM jsonb_each(?1)
+)
 UPDATE agent_messages AS m
-SET status = next.value ->> 'status',
+SET status = next.status,
     lease_expires_at = NULL,
-    claimed_by = CASE WHEN next.value ->> 'status' <> 'queued' THEN m.claimed_by END,
-    claimed_at = CASE WHEN next.value ->> 'status' <> 'queued' THEN m.claimed_at END,
-    done_at = CASE WHEN next.value ->> 'status' <> 'queued'
-      THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') END,
-    retry_at = CASE WHEN next.value ->> 'status' = 'queued'
-      THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now', next.value ->> 'delay')
-      ELSE m.retry_at END,
-    attempts = max(0, m.attempts - (next.value ->> 'refunded')),
-    host_faults = m.host_faults + (next.value ->> 'host_fault'),
+    claimed_by = CASE WHEN next.status <> 'queued' THEN m.claimed_by END,
+    claimed_at = CASE WHEN next.status <> 'queued' THEN m.claimed_at END,
+    done_at = CASE WHEN next.status <> 'queued' THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') END,
+    retry_at = CASE WHEN next.status = 'queued'
+      THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now', next.delay) ELSE m.retry_at END,
+    attempts = max(0, m.attempts - next.refunded),
+    host_faults = m.host_faults + next.host_fault,
     -- An attempt that is given back leaves the last problem in place.
-    error = CASE WHEN next.value ->> 'keep_error' THEN m.error ELSE next.value ->> 'error' END,
-    last_error_at = CASE WHEN next.value ->> 'error' IS NOT NULL
+    error = CASE WHEN next.keep_error THEN m.error ELSE next.error END,
+    last_error_at = CASE WHEN next.error IS NOT NULL
       THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') ELSE m.last_error_at END,
-    result = CASE WHEN next.value ->> 'status' = 'done' THEN next.value -> 'result'
-      ELSE m.result END,
-    result_snippet = CASE WHEN next.value ->> 'status' = 'done' THEN next.value ->> 'snippet'
-      ELSE m.result_snippet END,
-    result_url = CASE WHEN next.value ->> 'status' = 'done' THEN next.value ->> 'url'
-      ELSE m.result_url END
-FROM jsonb_each(?1) AS next
-WHERE m.id = next.value ->> 'id'";
+    result = CASE WHEN next.status = 'done' THEN next.result ELSE m.result END,
+    result_snippet = CASE WHEN next.status = 'done' THEN next.snippet ELSE m.result_snippet END,
+    result_url = CASE WHEN next.status = 'done' THEN next.url ELSE m.result_url END
+FROM next
+WHERE m.id = next.id";
 
 const INSERT_ARTIFACTS: &str = "
 INSERT INTO executor_artifacts
