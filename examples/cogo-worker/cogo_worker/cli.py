@@ -22,10 +22,12 @@ from urllib.parse import urlsplit
 
 from . import __version__
 from .build_test import BuildTest
+from .codegen import Codegen, parse_codegen
 from .log import say
 from .process import Processes
+from .request import parse_build_test
 from .runs import Runs
-from .server import Server, base_url
+from .server import Operation, Server, base_url
 from .settings import MIB, Limits, Settings
 
 USAGE = 2
@@ -179,9 +181,13 @@ def _serve(settings: Settings) -> int:
         stop.set()
 
     processes = Processes(settings.limits)
-    runs = Runs(settings, BuildTest(settings, processes))
+    runs = Runs(settings)
+    operations = {
+        "/run/build-test": Operation(parse_build_test, BuildTest(settings, processes).execute),
+        "/run/codegen": Operation(parse_codegen, Codegen(settings, processes).execute),
+    }
     try:
-        server = Server(settings, runs)
+        server = Server(settings, runs, operations)
     except OSError as error:
         print(
             f"cogo-worker: cannot listen on {settings.host} port {settings.port}:"

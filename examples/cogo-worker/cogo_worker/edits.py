@@ -1,37 +1,62 @@
-"""The edits of a request: downloaded, checked, then applied to the tree.
+"""The format ``edits.json``: read strictly, written in one canonical form.
 
-    { "edits": [ { "path": "src/a.py", "content": "…" },
-                 { "path": "old.py", "delete": true } ], "base_ref": "main" }
-
-Never leaves the tree: every path is walked with open directories and without
-following links, so that no link in the tree, whoever made it, leads out.
+``EDITS.md`` describes it and ``edits.schema.json`` is its shape; this module is
+what both speak of. Touches no tree: ``apply`` carries edits out.
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import io
-import os
-import stat
+import json
+import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
+from . import diffs
 from .download import download
 from .errors import Refused
-from .request import check_ref, parse_json
+from .request import LABEL_CHARS, check_ref, parse_json
 from .settings import Limits, Settings
 
+VERSION = 1
+FIELDS = ("version", "task_id", "base_ref", "edits", "digest")
 PATH_CHARS = 1024
 PATH_DEPTH = 40
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Write:
+    """The file becomes ``content``, whatever was there."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The file, which must be there, is changed by a unified diff."""
+
+    text: str
+    hunks: Tuple[diffs.Hunk, ...]
+
+
+@dataclass(frozen=True)
+class Delete:
+    """The file, which must be there, goes."""
+
+
+Change = Union[Write, Patch, Delete]
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One file to write, or to delete where ``content`` is None."""
+    """One file. ``base_digest`` is of the content that the edit was written against."""
 
     path: Tuple[str, ...]
-    content: Optional[bytes]
+    change: Change
+    base_digest: Optional[str] = None
 
     @property
     def name(self) -> str:
@@ -40,14 +65,36 @@ class Edit:
 
 @dataclass(frozen=True)
 class Edits:
-    """A checked edits document. ``base_ref`` is what it was written against."""
+    """A checked document. ``base_ref`` is what it was written against."""
 
     edits: Tuple[Edit, ...]
-    base_ref: Optional[str]
+    base_ref: Optional[str] = None
+    task_id: Optional[str] = None
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether it can be checked only against the tree it was written for."""
+        return any(not isinstance(edit.change, Write) or edit.base_digest for edit in self.edits)
 
 
 def bad(message: str, hint: str = "") -> Refused:
     return Refused("invalid_edits", message, hint)
+
+
+def digest_of(content: bytes) -> str:
+    """A digest as the format writes it."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def canonical(document: Dict[str, Any]) -> bytes:
+    """The bytes that the document's digest is of: all of it but the digest.
+
+    JSON in UTF-8 with sorted keys, without white space, escaping only what JSON
+    must (RFC 8785 for the values that the format has).
+    """
+    body = {key: value for key, value in document.items() if key != "digest"}
+    text = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8")
 
 
 def fetch(url: str, settings: Settings) -> Edits:
@@ -69,127 +116,170 @@ def fetch(url: str, settings: Settings) -> Edits:
     return parse(document, limits)
 
 
+def render(edits: Edits, limits: Limits) -> bytes:
+    """The document as it is stored: complete, with its digest, checked as if it came in."""
+    document: Dict[str, Any] = {"version": VERSION, "edits": [_item(edit) for edit in edits.edits]}
+    if edits.task_id is not None:
+        document["task_id"] = edits.task_id
+    if edits.base_ref is not None:
+        document["base_ref"] = edits.base_ref
+    document["digest"] = digest_of(canonical(document))
+    parse(document, limits)
+    content = json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
+    if len(content) > limits.edits_bytes:
+        raise Refused(
+            "edits_too_large", f"the edits come to more than {limits.edits_bytes} bytes",
+            "split the change into several tasks",
+        )
+    return content
+
+
+def _item(edit: Edit) -> Dict[str, Any]:
+    item: Dict[str, Any] = {"path": edit.name}
+    if isinstance(edit.change, Write):
+        item["content"] = edit.change.content.decode("utf-8")
+    elif isinstance(edit.change, Patch):
+        item["diff"] = edit.change.text
+    else:
+        item["delete"] = True
+    if edit.base_digest is not None:
+        item["base_digest"] = edit.base_digest
+    return item
+
+
 def parse(document: Any, limits: Limits) -> Edits:
-    """Checks the whole document, so that edits are applied all or not at all."""
+    """Checks the whole document, so that nothing is applied of a wrong one."""
     if not isinstance(document, dict) or not isinstance(document.get("edits"), list):
-        raise bad("the edits must be an object with a list `edits`")
-    unknown = set(document) - {"edits", "base_ref"}
+        raise bad("the document must be an object with a list `edits`", "see EDITS.md")
+    unknown = sorted(set(document) - set(FIELDS))
     if unknown:
-        raise bad(f"unknown field {sorted(unknown)[0][:80]!r} beside `edits`")
+        raise bad(f"unknown field {unknown[0][:80]!r}", f"known fields: {', '.join(FIELDS)}")
+    version = document.get("version", VERSION)
+    if type(version) is not int or version != VERSION:
+        raise bad(f"version must be {VERSION}, the only one there is")
     if len(document["edits"]) > limits.edits_count:
-        raise bad(f"more than {limits.edits_count} edits")
+        raise Refused(
+            "edits_too_large", f"{len(document['edits'])} edits; at most {limits.edits_count}",
+            "split the change into several tasks",
+        )
+    edits = tuple(_parse_edit(item, f"edits[{at}]") for at, item in enumerate(document["edits"]))
+    _check_apart(edits)
+    # After the fields, whose complaints say more than a digest can.
+    _check_digest(document)
+    return Edits(edits, _parse_base_ref(document), _parse_task_id(document))
+
+
+def _check_digest(document: Dict[str, Any]) -> None:
+    if "digest" not in document:
+        return
+    given = document["digest"]
+    if not isinstance(given, str) or not _DIGEST.fullmatch(given):
+        raise bad("digest must be sha256: and 64 hexadecimal digits in lower case")
+    try:
+        found = digest_of(canonical(document))
+    except UnicodeEncodeError as error:
+        raise bad("the document holds half a surrogate pair") from error
+    if given != found:
+        raise Refused(
+            "edits_digest_mismatch",
+            f"digest is {given}, the digest of the document is {found}",
+            "the document was changed after it was written; EDITS.md says what the digest is of",
+        )
+
+
+def _parse_base_ref(document: Dict[str, Any]) -> Optional[str]:
     base_ref = document.get("base_ref")
-    if base_ref is not None:
-        if not isinstance(base_ref, str):
-            raise bad("base_ref must be a string")
-        try:
-            check_ref(base_ref, "base_ref")
-        except Refused as error:
-            raise bad(error.message, error.hint) from error
-    edits: List[Edit] = []
-    seen = set()
-    for index, item in enumerate(document["edits"]):
-        edit = _parse_edit(item, f"edits[{index}]")
+    if base_ref is None:
+        return None
+    if not isinstance(base_ref, str):
+        raise bad("base_ref must be a string")
+    try:
+        check_ref(base_ref, "base_ref")
+    except Refused as error:
+        raise bad(error.message, error.hint) from error
+    return base_ref
+
+
+def _parse_task_id(document: Dict[str, Any]) -> Optional[str]:
+    task_id = document.get("task_id")
+    if task_id is None:
+        return None
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= LABEL_CHARS:
+        raise bad(f"task_id must be a string of 1 to {LABEL_CHARS} characters")
+    return task_id
+
+
+def _check_apart(edits: Tuple[Edit, ...]) -> None:
+    """No file twice, and none where another edit needs a directory."""
+    seen: Dict[Tuple[str, ...], int] = {}
+    for index, edit in enumerate(edits):
         if edit.path in seen:
-            raise bad(f"edits[{index}]: {edit.name} is edited twice")
-        seen.add(edit.path)
-        edits.append(edit)
-    return Edits(tuple(edits), base_ref)
+            raise bad(
+                f"edits[{index}]: {edit.name} is edited twice, first in edits[{seen[edit.path]}]",
+                "one edit for each file",
+            )
+        seen[edit.path] = index
+    for index, edit in enumerate(edits):
+        for depth in range(1, len(edit.path)):
+            above = edit.path[:depth]
+            if above in seen:
+                raise bad(
+                    f"edits[{index}]: {edit.name} is below {'/'.join(above)},"
+                    f" which edits[{seen[above]}] says is a file"
+                )
 
 
 def _parse_edit(item: Any, place: str) -> Edit:
     if not isinstance(item, dict):
         raise bad(f"{place} is not an object")
-    path = _parse_path(item.get("path"), place)
-    if set(item) == {"path", "delete"} and item["delete"] is True:
-        return Edit(path, None)
-    if set(item) == {"path", "content"} and isinstance(item["content"], str):
-        try:
-            return Edit(path, item["content"].encode("utf-8"))
-        except UnicodeEncodeError as error:
-            raise bad(f"{place}: content is not valid Unicode") from error
+    path = parse_path(item.get("path"), place)
+    base_digest = item.get("base_digest")
+    if "base_digest" in item:
+        if not isinstance(base_digest, str) or not _DIGEST.fullmatch(base_digest):
+            raise bad(f"{place}: base_digest must be sha256: and 64 hexadecimal digits in lower case")
+    kinds = set(item) - {"path", "base_digest"}
+    if kinds == {"delete"} and item["delete"] is True:
+        return Edit(path, Delete(), base_digest)
+    if kinds == {"content"} and isinstance(item["content"], str):
+        return Edit(path, Write(_encode(item["content"], place)), base_digest)
+    if kinds == {"diff"} and isinstance(item["diff"], str):
+        return Edit(path, _parse_diff(item["diff"], path, place), base_digest)
     raise bad(
-        f"{place} is neither a write nor a deletion",
-        '{"path": "…", "content": "…"} or {"path": "…", "delete": true}',
+        f"{place} is none of a write, a diff and a deletion",
+        'beside "path" exactly one of "content": "…", "diff": "…", "delete": true',
     )
 
 
-def _parse_path(value: Any, place: str) -> Tuple[str, ...]:
+def _encode(text: str, place: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise bad(f"{place}: content is not valid Unicode") from error
+
+
+def _parse_diff(text: str, path: Tuple[str, ...], place: str) -> Patch:
+    try:
+        return Patch(text, diffs.parse(text, "/".join(path)))
+    except diffs.DiffError as error:
+        raise bad(f"{place}: {error}", "a unified diff of this one file, as `diff -u` writes it") from error
+
+
+def parse_path(value: Any, place: str) -> Tuple[str, ...]:
+    """A path inside the project; ``place`` says where it was found."""
     if not isinstance(value, str) or not value or len(value) > PATH_CHARS:
         raise bad(f"{place}: path must be a string of 1 to {PATH_CHARS} characters")
     parts = tuple(value.split("/"))
     climbing = any(part in ("", ".", "..") for part in parts)
-    if climbing or "\x00" in value or "\\" in value or len(parts) > PATH_DEPTH:
+    if climbing or "\\" in value or len(parts) > PATH_DEPTH or not value.isprintable():
         raise Refused(
             "edit_outside_tree",
-            f"{place}: {value[:200]!r} is not a plain path inside the project",
-            "relative, with forward slashes, without . and ..",
+            f"{place}: {ascii(value[:200])} is not a plain path inside the project",
+            f"relative, with forward slashes, without . and .., at most {PATH_DEPTH} deep",
         )
-    if any(part.lower() == ".git" for part in parts):
-        raise Refused("edit_outside_tree", f"{place}: .git is not part of the project")
+    # Some file systems drop the dots and spaces at the end of a name.
+    if any(part.rstrip(". ").lower() == ".git" for part in parts):
+        raise Refused(
+            "edit_outside_tree", f"{place}: {value[:200]} is in .git, which is not part of the project",
+            "edit the project's own files",
+        )
     return parts
-
-
-def apply(edits: Edits, tree: Path) -> None:
-    """Applies the edits to ``tree``."""
-    for edit in edits.edits:
-        try:
-            directory = _open_directory(tree, edit)
-            try:
-                if edit.content is None:
-                    os.unlink(edit.path[-1], dir_fd=directory)
-                else:
-                    _write(directory, edit.path[-1], edit.content)
-            finally:
-                os.close(directory)
-        except FileNotFoundError as error:
-            raise Refused(
-                "edit_target_missing",
-                f"{edit.name} is to be deleted but does not exist",
-                "were the edits made against another ref?",
-            ) from error
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EPERM, errno.ENXIO):
-                raise Refused(
-                    "edit_outside_tree",
-                    f"{edit.name} is a directory, or a link is on the way to it",
-                ) from error
-            if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
-                raise bad(f"{edit.name}: {error.strerror}") from error
-            raise
-
-
-def _open_directory(tree: Path, edit: Edit) -> int:
-    """Opens the directory an edit is in, making it for a write; follows no link."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    current = os.open(tree, flags)
-    try:
-        for part in edit.path[:-1]:
-            if edit.content is not None:
-                try:
-                    os.mkdir(part, dir_fd=current)
-                except FileExistsError:
-                    pass
-            following = os.open(part, flags, dir_fd=current)
-            os.close(current)
-            current = following
-        return current
-    except BaseException:
-        os.close(current)
-        raise
-
-
-def _write(directory: int, name: str, content: bytes) -> None:
-    # Replaced, not overwritten: a hard link to something else stays as it was.
-    mode = 0o644
-    try:
-        present = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if not stat.S_ISREG(present.st_mode):
-            raise OSError(errno.ELOOP, "not a regular file", name)
-        mode = stat.S_IMODE(present.st_mode) | 0o600
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, mode, dir_fd=directory), "wb") as file:
-        file.write(content)

@@ -1,6 +1,6 @@
-"""Writes what a run leaves behind: report.json, junit.xml and log.txt.
+"""Writes what a run leaves behind, such as report.json, junit.xml and log.txt.
 
-These three names are all that is ever served of a run.
+The names here are all that is ever served of a run.
 """
 
 from __future__ import annotations
@@ -16,36 +16,23 @@ from .results import ERROR, EXPECTED_FAILURE, FAILED, SKIPPED, TestResult, count
 REPORT = "report.json"
 JUNIT = "junit.xml"
 LOG = "log.txt"
+EDITS = "edits.json"
+STDOUT = "stdout.txt"
+STDERR = "stderr.txt"
 CONTENT_TYPES = {
     REPORT: "application/json",
     JUNIT: "text/xml; charset=utf-8",
     LOG: "text/plain; charset=utf-8",
+    EDITS: "application/json",
+    STDOUT: "text/plain; charset=utf-8",
+    STDERR: "text/plain; charset=utf-8",
 }
 _JUNIT_TAGS = {FAILED: "failure", ERROR: "error", SKIPPED: "skipped", EXPECTED_FAILURE: "skipped"}
 
 
-def write_report(
-    directory: Path, about: Dict[str, Any], results: List[TestResult], files: List[str]
-) -> None:
-    """Writes report.json: ``about`` the run, its counts, and each result."""
-    counts = count(results)
-    document = dict(
-        about,
-        tests=counts.tests,
-        failures=counts.failures,
-        errors=counts.errors,
-        skipped=counts.skipped,
-        results=[
-            {
-                "id": result.id,
-                "outcome": result.outcome,
-                "duration_ms": round(result.duration_ms, 3),
-                "message": result.message,
-            }
-            for result in results
-        ],
-        files=files,
-    )
+def write_report(directory: Path, about: Dict[str, Any], files: List[str]) -> None:
+    """Writes report.json: what there is to say ``about`` the run, and what lies beside it."""
+    document = dict(about, files=files)
     write_whole(directory / REPORT, json.dumps(document, indent=1).encode("utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Turns a request body into a checked ``BuildTestRequest``.
+"""Turns a request body into a checked ``BuildTestRequest``; has the parts for others.
 
 The edge: past this module every value has its type, its bounds and its meaning.
 Touches no network, and of the disk only what it takes to resolve a local path.
@@ -74,8 +74,12 @@ class BuildTestRequest:
     def fingerprint(self) -> str:
         """What the idempotency key stands for: everything but the trace, which
         says who asks and not what is asked."""
-        asked = json.dumps([self.task_id, self.repo, self.ref, self.edits_url])
-        return hashlib.sha256(asked.encode("utf-8")).hexdigest()
+        return fingerprint("build-test", self.task_id, self.repo, self.ref, self.edits_url)
+
+
+def fingerprint(*asked: Any) -> str:
+    """A digest of what is asked for; the first part is the operation."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def invalid(message: str, hint: str = "", code: str = "invalid_request") -> Refused:
@@ -120,16 +124,16 @@ def parse_build_test(document: Any, settings: Settings) -> BuildTestRequest:
             f"known fields: {', '.join(FIELDS)}",
             code="unknown_field",
         )
-    repo = _text(document, "repo", URL_CHARS, required=True)
-    ref = _text(document, "ref", 255)
-    edits_url = _text(document, "edits_url", URL_CHARS)
+    repo = text(document, "repo", URL_CHARS, required=True)
+    ref = text(document, "ref", 255)
+    edits_url = text(document, "edits_url", URL_CHARS)
     if ref is not None:
         check_ref(ref)
     if edits_url is not None:
         check_http_url(edits_url, "edits_url", settings)
     return BuildTestRequest(
-        task_id=_text(document, "task_id", LABEL_CHARS, required=True) or "",
-        trace_id=_text(document, "trace_id", LABEL_CHARS, required=True) or "",
+        task_id=text(document, "task_id", LABEL_CHARS, required=True) or "",
+        trace_id=text(document, "trace_id", LABEL_CHARS, required=True) or "",
         repo=repo or "",
         ref=ref,
         edits_url=edits_url,
@@ -146,9 +150,10 @@ def parse_key(value: Optional[str]) -> Optional[str]:
     return value
 
 
-def _text(
+def text(
     document: Dict[str, Any], field: str, max_chars: int, required: bool = False
 ) -> Optional[str]:
+    """A field that is one line of text; None where it is missing and may be."""
     value = document.get(field)
     if value is None:
         if required:

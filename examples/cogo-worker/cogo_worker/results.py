@@ -66,7 +66,26 @@ def count(results: List[TestResult]) -> Counts:
     )
 
 
-def _result(name: Any, outcome: str, ms: Any, message: Any) -> TestResult:
+def described(results: List[TestResult]) -> Dict[str, Any]:
+    """The results in full and their other counts, for the report."""
+    counts = count(results)
+    return {
+        "errors": counts.errors,
+        "skipped": counts.skipped,
+        "results": [
+            {
+                "id": result.id,
+                "outcome": result.outcome,
+                "duration_ms": round(result.duration_ms, 3),
+                "message": result.message,
+            }
+            for result in results
+        ],
+    }
+
+
+def result_of(name: Any, outcome: str, ms: Any, message: Any) -> TestResult:
+    """A result from what a test process wrote, made fit to be shown and stored."""
     milliseconds = float(ms) if isinstance(ms, (int, float)) else 0.0
     if not math.isfinite(milliseconds) or milliseconds < 0:
         milliseconds = 0.0
@@ -107,7 +126,7 @@ def read_events(path: Path) -> EventLog:
             last_of.pop(name, None)
         elif kind == "result" and event.get("outcome") in OUTCOMES:
             unfinished = None
-            found = _result(name, event["outcome"], event.get("ms"), event.get("message"))
+            found = result_of(name, event["outcome"], event.get("ms"), event.get("message"))
             # A second result of the same start is its tear-down.
             index = last_of.get(name, len(results))
             results[index] = found
@@ -160,8 +179,8 @@ def _junit_case(case: ElementTree.Element) -> TestResult:
         if found is not None:
             if found.get("type") == "pytest.xfail":
                 outcome = EXPECTED_FAILURE
-            return _result(name, outcome, ms, found.text or found.get("message"))
-    return _result(name, PASSED, ms, "")
+            return result_of(name, outcome, ms, found.text or found.get("message"))
+    return result_of(name, PASSED, ms, "")
 
 
 def _bytes(path: Path) -> bytes:

@@ -20,33 +20,51 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Protocol
 
-from .build_test import BuildTest, Verdict, remove_tree
 from .errors import Problem, Refused, Unavailable, from_os_error
+from .frame import Finished, remove_tree
 from .log import say
-from .report import CONTENT_TYPES, write_whole
-from .request import BuildTestRequest
+from .report import CONTENT_TYPES, REPORT, write_whole
 from .settings import Settings
 
 RECORD = "record.json"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 RUN_ID = re.compile(r"run_[0-9a-f]{32}")
 BUSY_RETRY_S = 5
 
 
+class Request(Protocol):
+    """A checked request of any operation."""
+
+    @property
+    def task_id(self) -> str:
+        """The producer's label."""
+
+    @property
+    def trace_id(self) -> str:
+        """Who asks, for the log."""
+
+    def fingerprint(self) -> str:
+        """What its idempotency key stands for; differs between operations."""
+
+
+# Carries a request out: the run's id, the request, the directory for its report.
+Execute = Callable[[str, Any, Path], Finished]
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What a run is answered with. ``has_report`` also for most refusals."""
+    """What a run is answered with. ``links`` are fields that name report files."""
 
     status: int
     body: Dict[str, Any]
-    has_report: bool
+    links: Dict[str, str]
     retry_after_s: Optional[int] = None
 
 
 @dataclass(frozen=True)
-class Finished:
+class Kept:
     """A run that is over and kept."""
 
     run_id: str
@@ -89,9 +107,8 @@ class Handled:
 class Runs:
     """All runs of this worker."""
 
-    def __init__(self, settings: Settings, build_test: BuildTest) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._build_test = build_test
         self._lock = threading.Lock()
         self._running: Dict[str, Running] = {}
         self._threads: List[threading.Thread] = []
@@ -101,7 +118,7 @@ class Runs:
         settings.runs_dir.mkdir(parents=True, exist_ok=True)
         self._finished = _load(settings.runs_dir)
 
-    def handle(self, key: Optional[str], request: BuildTestRequest) -> Handled:
+    def handle(self, key: Optional[str], request: Request, execute: Execute) -> Handled:
         """Joins, replays or starts the run of ``key``; a request without a key is a run of its own."""
         digest = hashlib.sha256((key or secrets.token_hex(32)).encode("ascii")).hexdigest()
         fingerprint = request.fingerprint()
@@ -115,10 +132,12 @@ class Runs:
             if running is not None:
                 _same(running.fingerprint, fingerprint)
                 return Handled(running.run_id, "joined", running.wait)
-            running = self._start(digest, fingerprint, request)
+            running = self._start(digest, fingerprint, request, execute)
             return Handled(running.run_id, "started", running.wait)
 
-    def _start(self, digest: str, fingerprint: str, request: BuildTestRequest) -> Running:
+    def _start(
+        self, digest: str, fingerprint: str, request: Request, execute: Execute
+    ) -> Running:
         """Starts a run; the caller holds the lock."""
         if self._closed:
             raise Unavailable("shutting_down", "the worker is stopping", retry_after_s=1)
@@ -134,32 +153,35 @@ class Runs:
         running = Running(f"run_{secrets.token_hex(16)}", digest, fingerprint)
         self._running[digest] = running
         thread = threading.Thread(
-            target=self._carry_out, args=(running, request), name=running.run_id, daemon=True
+            target=self._carry_out,
+            args=(running, request, execute),
+            name=running.run_id,
+            daemon=True,
         )
         self._threads = [other for other in self._threads if other.is_alive()] + [thread]
         thread.start()
         return running
 
-    def _carry_out(self, running: Running, request: BuildTestRequest) -> None:
+    def _carry_out(self, running: Running, request: Request, execute: Execute) -> None:
         directory = self._settings.runs_dir / running.run_id
         started = time.monotonic()
         try:
-            answer = self._answer(running, request, directory)
+            answer = _answer(running, request, execute, directory)
             if answer.status < 500:
                 self._keep(running, answer, directory)
         except OSError as error:
             problem = from_os_error(error, "storing the run")
-            answer = Answer(problem.status, problem.body(), False, problem.retry_after_s)
+            answer = Answer(problem.status, problem.body(), {}, problem.retry_after_s)
         except Exception:
             traceback.print_exc()
             body = Problem(500, "internal", "the worker failed; its log says how").body()
-            answer = Answer(500, body, False, BUSY_RETRY_S)
+            answer = Answer(500, body, {}, BUSY_RETRY_S)
         finally:
             with self._lock:
                 self._running.pop(running.key_digest, None)
         if answer.status >= 500:
             shutil.rmtree(directory, ignore_errors=True)
-            answer = Answer(answer.status, answer.body, False, answer.retry_after_s)
+            answer = Answer(answer.status, answer.body, {}, answer.retry_after_s)
         say(
             "run ended",
             run=running.run_id,
@@ -171,16 +193,9 @@ class Runs:
         )
         running.finish(answer)
 
-    def _answer(self, running: Running, request: BuildTestRequest, directory: Path) -> Answer:
-        try:
-            verdict: Verdict = self._build_test.execute(running.run_id, request, directory)
-            return Answer(200, verdict.body(), True)
-        except Problem as problem:
-            return Answer(problem.status, problem.body(), True, problem.retry_after_s)
-
     def _keep(self, running: Running, answer: Answer, directory: Path) -> None:
         """Makes a run durable, then known; forgets the oldest ones over the limit."""
-        finished = Finished(
+        finished = Kept(
             running.run_id, running.key_digest, running.fingerprint, time.time(), answer
         )
         _store(finished, directory)
@@ -215,19 +230,29 @@ def _same(known: str, asked: str) -> None:
         raise Refused(
             "idempotency_key_reused",
             "this idempotency-key stands for another request",
-            "a key is for one task: the same task_id, repo, ref and edits_url",
+            "a key is for one task: the same operation with the same fields but trace_id",
         )
 
 
+def _answer(running: Running, request: Request, execute: Execute, directory: Path) -> Answer:
+    try:
+        finished = execute(running.run_id, request, directory)
+        return Answer(200, finished.fields, finished.links)
+    except Problem as problem:
+        links = {"report_url": REPORT}
+        return Answer(problem.status, problem.body(), links, problem.retry_after_s)
+
+
 def _summary(body: Dict[str, Any]) -> str:
+    """The short fields of an answer, for the log."""
     error = body.get("error")
     if error:
         return str(error["code"])
-    verdict = "passed" if body["passed"] else "failed"
-    return f"{verdict} {body['tests']} tests {body['failures']} failures"
+    plain = {name: value for name, value in body.items() if isinstance(value, (bool, int))}
+    return ",".join(f"{name}:{value}" for name, value in plain.items())
 
 
-def _store(finished: Finished, directory: Path) -> None:
+def _store(finished: Kept, directory: Path) -> None:
     record = {
         "version": RECORD_VERSION,
         "run_id": finished.run_id,
@@ -236,13 +261,14 @@ def _store(finished: Finished, directory: Path) -> None:
         "finished_at": finished.finished_at,
         "status": finished.answer.status,
         "body": finished.answer.body,
+        "links": finished.answer.links,
     }
     write_whole(directory / RECORD, json.dumps(record).encode("utf-8"))
 
 
-def _load(runs_dir: Path) -> Dict[str, Finished]:
+def _load(runs_dir: Path) -> Dict[str, Kept]:
     """Reads the finished runs; a directory without a record is a run that was cut off."""
-    found: Dict[str, Finished] = {}
+    found: Dict[str, Kept] = {}
     for directory in sorted(runs_dir.iterdir()):
         if not RUN_ID.fullmatch(directory.name):
             continue
@@ -250,12 +276,12 @@ def _load(runs_dir: Path) -> Dict[str, Finished]:
             record = json.loads((directory / RECORD).read_bytes())
             if record["version"] != RECORD_VERSION or record["run_id"] != directory.name:
                 raise ValueError("the record is of another version or run")
-            finished = Finished(
+            finished = Kept(
                 directory.name,
                 str(record["key_digest"]),
                 str(record["fingerprint"]),
                 float(record["finished_at"]),
-                Answer(int(record["status"]), dict(record["body"]), True),
+                Answer(int(record["status"]), dict(record["body"]), dict(record["links"])),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             say("removing a run without a usable record", run=directory.name, reason=error)

@@ -1,10 +1,10 @@
 """HTTP: one request in, one JSON answer out.
 
     POST /run/build-test      runs a project's tests
-    POST /run/codegen         501 for now
-    POST /run/sandbox         501 for now
+    POST /run/codegen         writes edits from a specification
+    POST /run/sandbox         runs a command or a piece of code in isolation
     GET  /healthz             is the worker up, and how busy
-    GET  /reports/RUN/FILE    report.json, junit.xml, log.txt of a finished run
+    GET  /reports/RUN/FILE    report.json, edits.json, log.txt, … of a finished run
 
 Runs code on request, so it answers programs only: a request that a browser
 sends for a page (it carries ``Origin``) is refused, whatever page that is.
@@ -21,16 +21,17 @@ import socketserver
 import threading
 import time
 import traceback
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from . import __version__
 from .errors import Problem, Refused
 from .log import say
-from .report import CONTENT_TYPES, REPORT
-from .request import invalid, parse_build_test, parse_json, parse_key
-from .runs import Answer, Runs, report_file
+from .report import CONTENT_TYPES
+from .request import invalid, parse_json, parse_key
+from .runs import Answer, Execute, Request, Runs, report_file
 from .settings import Settings
 
 IDLE_S = 30.0
@@ -40,6 +41,14 @@ CONNECTIONS = 128
 DISCARD_BYTES = 8 * 1024 * 1024
 
 
+@dataclass(frozen=True)
+class Operation:
+    """What is behind a path: how its body is read and how it is carried out."""
+
+    parse: Callable[[Any, Settings], Request]
+    execute: Execute
+
+
 class Server(socketserver.ThreadingTCPServer):
     """The listening socket, and what its handlers share."""
 
@@ -47,9 +56,12 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, settings: Settings, runs: Runs) -> None:
+    def __init__(
+        self, settings: Settings, runs: Runs, operations: Mapping[str, Operation]
+    ) -> None:
         self.settings = settings
         self.runs = runs
+        self.operations = operations
         self._places = threading.BoundedSemaphore(CONNECTIONS)
         self._active = 0
         self._idle = threading.Condition()
@@ -151,11 +163,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _post(self) -> None:
         path = urlsplit(self.path).path
-        known = {
-            "/run/build-test": self._build_test,
-            "/run/codegen": self._not_yet,
-            "/run/sandbox": self._not_yet,
-        }
+        known = self.server.operations
         try:
             if path not in known:
                 raise Refused("not_found", f"no such operation; known: {', '.join(known)}", status=404)
@@ -164,15 +172,14 @@ class Handler(BaseHTTPRequestHandler):
         except Problem:
             self._discard()
             raise
-        known[path](self._body(length))
+        self._run(path, known[path], self._body(length))
 
-    def _build_test(self, body: bytes) -> None:
-        settings = self.server.settings
+    def _run(self, path: str, operation: Operation, body: bytes) -> None:
         key = parse_key(self.headers.get("idempotency-key"))
-        request = parse_build_test(parse_json(body), settings)
-        handled = self.server.runs.handle(key, request)
+        request = operation.parse(parse_json(body), self.server.settings)
+        handled = self.server.runs.handle(key, request, operation.execute)
         say(
-            "build-test",
+            path.rpartition("/")[2],
             run=handled.run_id,
             how=handled.how,
             task_id=request.task_id,
@@ -183,21 +190,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, run_id: str, how: str, answer: Answer) -> None:
         body = dict(answer.body)
-        if answer.has_report:
+        for field, file in answer.links.items():
             # Made now, as a later worker may be reached at another address.
-            body["report_url"] = f"{self._base_url()}/reports/{run_id}/{REPORT}"
+            body[field] = f"{self._base_url()}/reports/{run_id}/{file}"
         headers = {"x-cogo-run": run_id, "x-cogo-run-how": how}
         if answer.retry_after_s is not None:
             headers["Retry-After"] = str(answer.retry_after_s)
         self._json(answer.status, body, headers)
-
-    def _not_yet(self, _body: bytes) -> None:
-        raise Problem(
-            501,
-            "not_implemented",
-            f"this worker does not carry out {urlsplit(self.path).path} yet",
-            "it runs /run/build-test; leave this route to another executor",
-        )
 
     def _check_caller(self) -> None:
         """Programs with the right token, and no web pages."""

@@ -67,11 +67,11 @@ class Answer:
 
 
 class Worker:
-    """A worker process on a free port."""
+    """A worker process on a free port; ``before`` is a command that starts it."""
 
-    def __init__(self, state_dir, *options):
+    def __init__(self, state_dir, *options, before=(), python=sys.executable, program=PROGRAM):
         self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), "--port", "0", "--state-dir", str(state_dir), *options],
+            [*before, str(python), str(program), "--port", "0", "--state-dir", str(state_dir), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -116,6 +116,21 @@ class Worker:
 
     def build_test(self, repo, key=None, **fields):
         return self.post(dict({"task_id": "t-1", "repo": str(repo), "trace_id": "tr-1"}, **fields), key)
+
+    def codegen(self, spec, key=None, **fields):
+        return self.post(
+            dict({"task_id": "t-1", "spec": spec, "trace_id": "tr-1"}, **fields), key, "/run/codegen"
+        )
+
+    def sandbox(self, command=None, key=None, **fields):
+        body = dict({"task_id": "t-1", "trace_id": "tr-1"}, **fields)
+        if command is not None:
+            body["command"] = command
+        return self.post(body, key, "/run/sandbox")
+
+    def fetch(self, url):
+        """What is at a URL of this worker."""
+        return self.request("GET", url.split(f":{self.port}", 1)[1])
 
     def build_test_later(self, repo, key=None, **fields):
         """The same in a thread; call the result to have the answer."""

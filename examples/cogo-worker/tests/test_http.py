@@ -82,11 +82,6 @@ class Routes(WorkerCase):
         answer = self.worker.request("GET", "/healthz")
         self.assertEqual((answer.status, answer.json["status"], answer.json["running"]), (200, "ok", 0))
 
-    def test_what_comes_later_says_so(self):
-        for path in ("/run/codegen", "/run/sandbox"):
-            answer = self.worker.post({"task_id": "t"}, path=path)
-            self.assertEqual((answer.status, answer.code), (501, "not_implemented"))
-
     def test_unknown_paths(self):
         self.assertEqual(self.worker.post(GOOD, path="/run/other").status, 404)
         self.assertEqual(self.worker.request("GET", "/").status, 404)
