@@ -27,8 +27,9 @@ from .log import say
 from .process import Processes
 from .request import parse_build_test
 from .runs import Runs
+from .sandbox import Sandbox
 from .server import Operation, Server, base_url
-from .settings import MIB, Limits, Settings
+from .settings import MIB, Limits, SandboxMode, Settings
 
 USAGE = 2
 UNAVAILABLE = 6
@@ -45,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="cogo-worker",
         description="Runs a project's own tests on request, over HTTP.",
-        epilog="It runs code that a request names. It limits that code; it does not isolate it.",
+        epilog="It runs code that a request names. Tests it limits but does not isolate; what"
+        " /run/sandbox runs it isolates.",
     )
     options.add_argument("--host", default="127.0.0.1", help="address to bind (%(default)s)")
     options.add_argument("--port", type=int, default=8080, help="0: any free one (%(default)s)")
@@ -74,6 +76,10 @@ def parser() -> argparse.ArgumentParser:
                          help="time limit of pip (%(default)s)")
     options.add_argument("--memory-mb", type=int, default=limits.memory_bytes // MIB, metavar="MB",
                          help="address space of each process (%(default)s)")
+    options.add_argument("--sandbox", choices=[mode.value for mode in SandboxMode],
+                         default=SandboxMode.ISOLATED.value,
+                         help="/run/sandbox in namespaces or not at all, with resource limits"
+                              " alone, or never (%(default)s)")
     options.add_argument("--version", action="version", version=f"cogo-worker {__version__}")
     return options
 
@@ -95,6 +101,11 @@ def settings_from(given: argparse.Namespace) -> Settings:
             f"--host {given.host} lets others run code here: add --token-file FILE,"
             " or --allow-unauthenticated if the network keeps them out"
         )
+    sandbox = SandboxMode(given.sandbox)
+    if sandbox is SandboxMode.LIMITS_ONLY and os.geteuid() == 0:
+        raise UsageError(
+            "--sandbox limits-only needs another user than root, whom limits do not hold"
+        )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     limits = replace(
         Limits(),
@@ -112,6 +123,7 @@ def settings_from(given: argparse.Namespace) -> Settings:
         public_url=_public_url(given.public_url),
         token=token,
         hosts=frozenset(host.lower() for host in given.allow_host) if given.allow_host else None,
+        sandbox=sandbox,
         limits=limits,
     )
 
@@ -182,9 +194,11 @@ def _serve(settings: Settings) -> int:
 
     processes = Processes(settings.limits)
     runs = Runs(settings)
+    sandbox = Sandbox(settings, processes)
     operations = {
         "/run/build-test": Operation(parse_build_test, BuildTest(settings, processes).execute),
         "/run/codegen": Operation(parse_codegen, Codegen(settings, processes).execute),
+        "/run/sandbox": Operation(sandbox.parse, sandbox.execute),
     }
     try:
         server = Server(settings, runs, operations)

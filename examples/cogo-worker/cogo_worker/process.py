@@ -26,6 +26,8 @@ from .settings import Limits
 
 CHILDREN = Path(__file__).resolve().parent / "children"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+# For a child that limits itself: far from its own limits, not without one.
+UNBOUND_PROCESSES = 4096
 # Enough of the last output to classify a failure and to show it in an error.
 TAIL_BYTES = 16 * 1024
 
@@ -64,7 +66,7 @@ class RunLog:
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._file = open(path, "wb")
-        self._head_left = max_bytes // 2
+        self._head_left = max_bytes - max_bytes // 2
         self._tail_bytes = max_bytes // 2
         self._tail: Deque[bytes] = deque()
         self._tail_size = 0
@@ -85,18 +87,26 @@ class RunLog:
                 self._tail_size -= len(gone)
                 self._dropped += len(gone)
 
+    @property
+    def dropped(self) -> int:
+        """How many bytes were left out; exact once the log is closed."""
+        with self._lock:
+            return self._dropped
+
     def note(self, text: str) -> None:
         """Adds a line of the worker's own."""
         self.write(f"[cogo-worker] {text}\n".encode("utf-8", "replace"))
 
     def close(self) -> None:
         with self._lock:
+            tail = b"".join(self._tail)
+            # Chunks were kept whole until now.
+            self._dropped += max(0, len(tail) - self._tail_bytes)
             if self._dropped:
                 self._file.write(
                     f"\n[cogo-worker] {self._dropped} bytes left out here\n".encode()
                 )
-            for chunk in self._tail:
-                self._file.write(chunk)
+            self._file.write(tail[max(0, len(tail) - self._tail_bytes) :])
             self._tail.clear()
             self._file.close()
 
@@ -138,12 +148,15 @@ class Processes:
         timeout_s: float,
         log: Optional[RunLog] = None,
         on_output: Optional[Callable[[bytes], bool]] = None,
+        on_error: Optional[Callable[[bytes], None]] = None,
         file_bytes: Optional[int] = None,
+        limits_itself: bool = False,
     ) -> Exit:
         """Runs ``command`` to its end and returns how it ended.
 
         Output goes to ``log``, or to ``on_output``, which ends the child by
-        returning False.
+        returning False. ``on_error`` has standard error apart. A child that
+        ``limits_itself`` holds what it starts to narrower limits of its own.
         """
         status_read, status_write = os.pipe()
         spec = {
@@ -152,23 +165,25 @@ class Processes:
             "timeout_s": timeout_s,
             "status_fd": status_write,
             "limits": {
-                "memory_bytes": self._limits.memory_bytes,
+                "memory_bytes": None if limits_itself else self._limits.memory_bytes,
                 "file_bytes": file_bytes or self._limits.file_bytes,
                 "open_files": self._limits.open_files,
-                "processes": self._limits.processes,
+                "processes": UNBOUND_PROCESSES if limits_itself else self._limits.processes,
                 # Of all threads of one process together; the wall clock is the real limit.
                 "cpu_s": int(timeout_s * (os.cpu_count() or 1)) + 1,
             },
         }
         try:
-            supervisor = self._start(spec, env, status_write)
+            supervisor = self._start(spec, env, status_write, on_error is not None)
         except BaseException:
             os.close(status_read)
             raise
         finally:
             os.close(status_write)
         try:
+            reader = _read_errors(supervisor, on_error)
             tail, enough = self._drain(supervisor, log, on_output)
+            reader.join()
             with os.fdopen(status_read, "rb") as status:
                 outcome = json.loads(status.read(65536) or b"null")
             supervisor.wait()
@@ -189,7 +204,9 @@ class Processes:
             tail=tail,
         )
 
-    def _start(self, spec: dict, env: Dict[str, str], status_fd: int) -> subprocess.Popen:
+    def _start(
+        self, spec: dict, env: Dict[str, str], status_fd: int, errors_apart: bool
+    ) -> subprocess.Popen:
         with self._lock:
             if self._closed:
                 raise Unavailable("shutting_down", "the worker is stopping", retry_after_s=1)
@@ -197,7 +214,7 @@ class Processes:
                 [sys.executable, "-I", "-S", str(CHILDREN / "supervise.py"), json.dumps(spec)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE if errors_apart else subprocess.STDOUT,
                 env=env,
                 pass_fds=(status_fd,),
                 # A Ctrl-C in the terminal is the worker's to handle.
@@ -236,8 +253,9 @@ class Processes:
         with self._lock:
             self._supervisors.discard(supervisor)
         _cut(supervisor)
-        if supervisor.stdout is not None:
-            supervisor.stdout.close()
+        for stream in (supervisor.stdout, supervisor.stderr):
+            if stream is not None:
+                stream.close()
 
     def close(self) -> None:
         """Kills every child and everything they started; no new ones start."""
@@ -255,3 +273,22 @@ def _cut(supervisor: subprocess.Popen) -> None:
             supervisor.stdin.close()
     except OSError:
         return
+
+
+def _read_errors(
+    supervisor: subprocess.Popen, on_error: Optional[Callable[[bytes], None]]
+) -> threading.Thread:
+    """Reads standard error, where it is apart, at the same time as the output."""
+
+    def read() -> None:
+        if supervisor.stderr is None or on_error is None:
+            return
+        while True:
+            chunk = os.read(supervisor.stderr.fileno(), 65536)
+            if not chunk:
+                return
+            on_error(chunk)
+
+    thread = threading.Thread(target=read, name="errors", daemon=True)
+    thread.start()
+    return thread

@@ -67,6 +67,8 @@ def limiter(limits):
 
     def apply():
         for which, value in wanted.items():
+            if value is None:
+                continue
             hard = resource.getrlimit(which)[1]
             if hard != resource.RLIM_INFINITY:
                 value = min(value, hard)
