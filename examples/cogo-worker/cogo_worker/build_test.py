@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 from . import apply
 from . import edits as edits_module
 from .environment import Environments
 from .frame import Finished, Frame, frame
+from .native import Native, Network
 from .process import Processes
-from .project import inspect
+from .project import CARGO, NPM, inspect
 from .report import JUNIT, LOG, REPORT, write_junit, write_report
 from .request import BuildTestRequest
 from .results import TestResult, count, described
@@ -30,6 +31,7 @@ class BuildTest:
         self._settings = settings
         self._processes = processes
         self._environments = Environments(settings, processes)
+        self._network = Network(processes)
 
     def execute(self, run_id: str, request: BuildTestRequest, report_dir: Path) -> Finished:
         """Runs ``request``; leaves the report in ``report_dir``, also where it raises Problem."""
@@ -66,12 +68,29 @@ class BuildTest:
                 tree.root, lambda path: environments.read_toml(path, run.work, run.log)
             )
             run.about["runner"] = project.runner
-            python = environments.python_for(project, tree.root, run.work, run.log)
-            run.about["installed"] = [*project.install, *project.requirements]
+            native = project.runner in (CARGO, NPM)
+            if not native:
+                python = environments.python_for(project, tree.root, run.work, run.log)
+                run.about["installed"] = [*project.install, *project.requirements]
         labels = {"COGO_TASK_ID": request.task_id, "COGO_TRACE_ID": request.trace_id}
+        if native:
+            return self._native(run, project.runner, tree.root, labels)
         with run.step("tests"):
             tester = Tester(run.work, settings.limits, processes, run.log)
             return tester.run(project, tree.root, python, labels)
+
+    def _native(self, run: Frame, runner: str, tree: Path, labels: Dict[str, str]) -> Outcome:
+        """The tests of a project that has its own tools."""
+        native = Native(self._settings, self._processes, self._network, run.work, run.log)
+        try:
+            with run.step("build"):
+                broken = native.prepare(runner, tree)
+            if broken is not None:
+                return broken
+            with run.step("tests"):
+                return native.run(runner, tree, labels)
+        finally:
+            run.about["network"] = native.network
 
 
 def _finish(run: Frame, results: List[TestResult], passed: bool) -> Finished:

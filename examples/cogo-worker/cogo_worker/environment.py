@@ -157,7 +157,7 @@ class Environments:
             return Unavailable("disk_full", "no space left while installing", retry_after_s=60)
         if any(sign in result.tail for sign in NETWORK_TROUBLE):
             return Unavailable("index_unreachable", "pip could not reach the package index")
-        return Refused("install_failed", _last_error(result.tail), "the run's log has all of it")
+        return Refused("install_failed", last_error(result.tail), "the run's log has all of it")
 
     def _tool(self, name: str, work: Path, log: RunLog) -> Path:
         """The interpreter of one of the worker's own environments, made if need be."""
@@ -186,7 +186,7 @@ class Environments:
         if not made.ok:
             raise Unavailable(
                 "environment_unavailable",
-                f"a virtual environment could not be made: {_last_error(made.tail)}",
+                f"a virtual environment could not be made: {last_error(made.tail)}",
                 "the interpreter needs its venv and ensurepip modules (Debian: python3-venv)",
                 retry_after_s=60,
             )
@@ -203,7 +203,7 @@ class Environments:
         return python
 
 
-def _last_error(output: str) -> str:
+def last_error(output: str) -> str:
     """The most telling line of a tool's output."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]

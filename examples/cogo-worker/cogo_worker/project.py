@@ -8,6 +8,7 @@ option of pip.
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ from .errors import Refused
 FILE_BYTES = 1024 * 1024
 # Looked at for the choice of runner; more would not change it.
 TEST_FILES = 2000
+# The runners of projects that are not Python's.
+CARGO = "cargo"
+NPM = "npm"
+# Any of them makes the project Python's, whatever else it holds.
+PYTHON_FILES = ("setup.py", "setup.cfg", "tox.ini", "pytest.ini", ".pytest.ini", "requirements.txt")
+PYTHON_TOOLS = ("pytest", "poetry", "hatch", "pdm", "flit", "uv")
 NOT_SOURCE = frozenset({"build", "dist", "node_modules", "site-packages", "venv", "__pycache__"})
 
 TEST_NAMES = ("test", "tests", "testing")
@@ -119,11 +126,49 @@ def inspect(root: Path, read_toml: Callable[[Path], Dict[str, Any]]) -> Project:
             pyproject = read_toml(root / "pyproject.toml")
         except (ValueError, RecursionError) as error:
             raise Refused("invalid_project", f"pyproject.toml: {error}") from error
+    other = _other_runner(files, pyproject)
+    if other is not None:
+        return Project(other, (), ())
     setup_cfg = files.ini("setup.cfg")
     tox = files.ini("tox.ini")
     install, requirements = _requirements(files, pyproject, setup_cfg, tox)
     runner = _runner(files, pyproject, setup_cfg, tox, requirements)
     return Project(runner, tuple(install), tuple(requirements))
+
+
+def _other_runner(files: ProjectFiles, pyproject: Mapping[str, Any]) -> Optional[str]:
+    """The runner of a project that has a manifest of another language and none of Python's."""
+    python = (
+        "project" in pyproject
+        or "build-system" in pyproject
+        or any(tool in _table(pyproject, "tool") for tool in PYTHON_TOOLS)
+        or any(files.exists(name) for name in PYTHON_FILES)
+    )
+    if python:
+        return None
+    if files.exists("Cargo.toml"):
+        return CARGO
+    script = _table(_package_json(files), "scripts").get("test")
+    # What `npm init` writes where there is nothing to run.
+    if isinstance(script, str) and script.strip() and "no test specified" not in script:
+        return NPM
+    return None
+
+
+def npm_dependencies(files: ProjectFiles) -> bool:
+    """Whether package.json names anything that has to be installed."""
+    package = _package_json(files)
+    kinds = ("dependencies", "devDependencies", "optionalDependencies", "peerDependencies")
+    return any(_table(package, kind) for kind in kinds) or bool(package.get("workspaces"))
+
+
+def _package_json(files: ProjectFiles) -> Dict[str, Any]:
+    try:
+        found = json.loads(files.text("package.json") or "{}")
+    except (ValueError, RecursionError):
+        # npm says so better; without a script there is nothing to run.
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _runner(

@@ -1,4 +1,4 @@
-"""Runs a project's tests and says what they found.
+"""Runs a Python project's tests and says what any project's tests found.
 
 A run that produced results is a verdict, also where it crashed or ran out of
 time: what it had not finished counts as one failure. A run without a single
@@ -19,7 +19,6 @@ from .results import (
     ERROR,
     SKIPPED,
     WHOLE_RUN,
-    EventLog,
     TestResult,
     read_events,
     read_junit,
@@ -69,7 +68,9 @@ class Tester:
         found = read_events(self._events)
         if not found.results and found.unfinished is None and not found.ended:
             raise not_collected(result)
-        return self._outcome(list(found.results), found, result, complete=found.ended)
+        return conclude(
+            list(found.results), found.unfinished, result, found.ended, self._limits
+        )
 
     def _pytest(self, project: Project, tree: Path, python: Path, env: Dict[str, str]) -> Outcome:
         junit = self._out / "junit.xml"
@@ -89,9 +90,9 @@ class Tester:
             if result.code == PYTEST_NO_TESTS:
                 raise no_tests("pytest found no tests")
             raise not_collected(result)
-        if results is None:
-            return self._outcome(list(found.results), found, result, complete=False)
-        return self._outcome(results, found, result, complete=True)
+        complete = results is not None
+        results = list(found.results) if results is None else results
+        return conclude(results, found.unfinished, result, complete, self._limits)
 
     def _child(self, command: List[str], tree: Path, env: Dict[str, str]) -> Exit:
         self._log.note("running " + " ".join(command[1:]))
@@ -103,28 +104,37 @@ class Tester:
             self._log.note(f"killed {result.survivors} processes that it had left running")
         return result
 
-    def _outcome(
-        self, results: List[TestResult], events: EventLog, end: Exit, complete: bool
-    ) -> Outcome:
-        """Adds a failure for a run that ended badly beyond what its results say."""
-        any_failed = any(result.failed for result in results)
-        cut_short = end.timed_out or end.signal is not None or not complete
-        if not cut_short and all(result.outcome == SKIPPED for result in results):
-            raise no_tests(f"all {len(results)} tests were skipped" if results else "found no tests")
-        if cut_short or (end.code != 0 and not any_failed):
-            name = (events.unfinished if cut_short else None) or WHOLE_RUN
-            message = f"the test run was ended by {end.describe()}"
-            if end.timed_out:
-                message += f" of {self._limits.test_s:g} s"
-            results.append(TestResult(name, ERROR, 0.0, message))
-            any_failed = True
-        return Outcome(results, passed=not any_failed)
+
+def conclude(
+    results: List[TestResult],
+    unfinished: Optional[str],
+    end: Exit,
+    complete: bool,
+    limits: Limits,
+) -> Outcome:
+    """The verdict; a run that ended badly beyond what its results say is a failure more.
+
+    ``unfinished`` is the test it was in, ``complete`` says whether the runner
+    got to report all that it had run.
+    """
+    any_failed = any(result.failed for result in results)
+    cut_short = end.timed_out or end.signal is not None or not complete
+    if not cut_short and all(result.outcome == SKIPPED for result in results):
+        raise no_tests(f"all {len(results)} tests were skipped" if results else "found no tests")
+    if cut_short or (end.code != 0 and not any_failed):
+        name = (unfinished if cut_short else None) or WHOLE_RUN
+        message = f"the test run was ended by {end.describe()}"
+        if end.timed_out:
+            message += f" of {limits.test_s:g} s"
+        results = [*results, TestResult(name, ERROR, 0.0, message)]
+        any_failed = True
+    return Outcome(results, passed=not any_failed)
 
 
 def no_tests(reason: str) -> Refused:
     """Nothing ran, so there is nothing to say: never a pass."""
     return Refused(
-        "no_tests_ran", reason, "tests are looked for as pytest and unittest discover them"
+        "no_tests_ran", reason, "tests are looked for as pytest, unittest, cargo test and npm test find them"
     )
 
 

@@ -39,6 +39,12 @@ class Inspect(unittest.TestCase):
             ("pytest", {"setup.cfg": "[tool:pytest]\n"}),
             ("pytest", {"tox.ini": "[pytest]\n"}),
             ("pytest", {"tox.ini": "[testenv]\ncommands = pytest -q\n"}),
+            ("cargo", {"Cargo.toml": "", "package.json": '{"scripts": {"test": "x"}}', "test_a.py": FUNCTION}),
+            ("npm", {"package.json": '{"scripts": {"test": "x"}}'}),
+            ("unittest", {"package.json": '{"scripts": {"test": " "}}'}),
+            ("unittest", {"package.json": '{"scripts": {"test": ["x"]}}'}),
+            ("unittest", {"package.json": "[" * 100_000}),
+            ("unittest", {"Cargo.toml": "", "setup.py": ""}),
             ("pytest", {"requirements-test.txt": "pytest\n", "tox.ini": "[testenv]\ndeps=pytest>6\n"}),
         ):
             with self.subTest(files=files):
