@@ -1,18 +1,23 @@
-"""The worker behind a COGO installation: gets a project, runs its tests, reports.
+"""The worker behind a COGO installation: tests projects, writes edits, runs commands.
 
 The life of a run, and the module that owns each part:
 
     server       reads one HTTP request and writes one answer
-    request      turns the body into a checked ``BuildTestRequest``
+    request      turns the body into a checked request, also for the other operations
     runs         joins, replays or starts the run of an idempotency key
-    build_test   the run itself, step by step:
-        edits        downloads and checks the edits, later applies them
+    frame        gives the run a directory, a log, timed steps and a report
+    build_test   a build-test, step by step:
+        edits        reads edits.json (``EDITS.md``; unified diffs: ``diffs``)
         source       gets the tree: a directory, a git repository (``git``) or an
-                     archive (``archive``)
+                     archive (``children/extract.py``)
+        apply        applies the edits, all or none
         project      reads what the tree declares: test runner, requirements
-        environment  makes the virtual environment that the tests run in
-        testing      runs the tests and reads the results
-        report       writes report.json, junit.xml and log.txt
+        environment  makes the virtual environment that Python tests run in
+        testing      runs Python tests; concludes what any results mean
+        native       runs ``cargo test`` and ``npm test`` (``runner_output`` reads them)
+    codegen      writes edits.json from the rules of ``spec``
+    sandbox      runs a command in isolation, by ``children/confine.py``
+    report       writes what a run leaves behind
     process      starts every child, under ``children/supervise.py``
 
 ``errors`` says how a failure is answered, ``settings`` holds the limits.
