@@ -39,6 +39,7 @@ macro_rules! conformance {
 }
 
 mod claims;
+mod differential;
 mod enqueues;
 mod foreign;
 mod histories;

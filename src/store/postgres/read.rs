@@ -94,7 +94,7 @@ const SELECT_ROUTES: &str = "
 SELECT DISTINCT service, role, coalesce(shard, 0)::bigint AS shard, tenant
 FROM agent_messages
 WHERE status = 'queued' OR status = 'claimed'
-ORDER BY service, role, shard, tenant";
+ORDER BY service, role, shard, tenant NULLS FIRST";
 
 pub(super) async fn ping(store: &PostgresStore) -> Step<()> {
     let mut turn = store.connections.turn().await?;

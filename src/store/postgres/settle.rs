@@ -47,8 +47,10 @@ task AS (
       claimed_by = CASE WHEN held.status <> 'queued' THEN m.claimed_by END,
       claimed_at = CASE WHEN held.status <> 'queued' THEN m.claimed_at END,
       done_at = CASE WHEN held.status <> 'queued' THEN now() END,
-      retry_at = CASE WHEN held.status = 'queued'
-        THEN now() + held.delay * interval '1 microsecond' ELSE m.retry_at END,
+      -- Its next claim ends a task that is to be cancelled: at once, then.
+      retry_at = CASE WHEN held.status <> 'queued' THEN m.retry_at
+        WHEN m.cancel_requested_at IS NOT NULL THEN now()
+        ELSE now() + held.delay * interval '1 microsecond' END,
       attempts = greatest(0, m.attempts - held.refunded),
       host_faults = m.host_faults + held.host_fault,
       -- An attempt that is given back leaves the last problem in place.

@@ -85,6 +85,10 @@ WHERE m.status = 'queued' AND instr(m.payload, '\"__assignment\"') > 0
     THEN julianday(m.created_at) * 86400000.0
       + json_extract(m.payload, '$.__assignment.ttl_ms')
   END <= julianday('now') * 86400000.0
+  -- One that is negative is none: the claim refuses the payload.
+  AND CASE
+    WHEN json_valid(m.payload) THEN json_extract(m.payload, '$.__assignment.ttl_ms')
+  END >= 0
   AND EXISTS (
     SELECT 1 FROM jsonb_each(?1) AS want
     WHERE want.value ->> 'service' = m.service AND want.value ->> 'role' = m.role

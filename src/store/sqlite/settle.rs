@@ -28,6 +28,17 @@ WHERE m.status = 'claimed'
   AND m.lease_epoch = fence.value ->> 'epoch'
   AND m.claimed_by = ?2";
 
+/// Which ends this same holder has written before: the commit went through and
+/// its answer did not.
+const LIST_WRITTEN: &str = "
+SELECT json_group_array(json_array(a.message_id, a.lease_epoch)) AS held
+FROM jsonb_each(?1) AS fence
+CROSS JOIN executor_attempts AS a
+  ON a.message_id = fence.value ->> 'id' AND a.lease_epoch = fence.value ->> 'epoch'
+WHERE a.host = ?2
+  -- A rescue writes in the name of the holder that it takes for lost.
+  AND a.outcome <> 'lost'";
+
 /// Comes before the task leaves `claimed`, which may clear the instant of the
 /// claim.
 const INSERT_ATTEMPTS: &str = "
@@ -69,7 +80,10 @@ SET status = next.status,
     claimed_at = CASE WHEN next.status <> 'queued' THEN m.claimed_at END,
     done_at = CASE WHEN next.status <> 'queued' THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') END,
     retry_at = CASE WHEN next.status = 'queued'
-      THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now', next.delay) ELSE m.retry_at END,
+      -- Its next claim ends a task that is to be cancelled: at once, then.
+      THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now',
+        iif(m.cancel_requested_at IS NULL, next.delay, '+0 seconds'))
+      ELSE m.retry_at END,
     attempts = max(0, m.attempts - next.refunded),
     host_faults = m.host_faults + next.host_fault,
     -- An attempt that is given back leaves the last problem in place.
@@ -246,14 +260,30 @@ pub(super) async fn settle(
     let mut writer = store.writers.acquire().await?;
     writer.begin().await?;
     let conn = writer.conn()?;
-    let mut held = list_held(conn, holder, settlements.iter().map(|s| &s.fence)).await?;
-    let outcome = |settlement: &Settlement| match held.remove(&settlement.fence) {
-        true => Settled::Applied,
-        // A second end of the same claim, too.
-        false => Settled::LeaseLost,
-    };
-    let outcomes: Vec<Settled> = settlements.iter().map(outcome).collect();
-    let (applied, lost) = part(settlements, &outcomes);
+    let fences = fences(settlements)?;
+    let mut held = list_fences(conn, LIST_HELD, &fences, holder).await?;
+    // One fence settles once: a second end of the same claim is a lost lease.
+    let (applied, refused): (Vec<_>, Vec<_>) = settlements
+        .iter()
+        .enumerate()
+        .partition(|(_, settlement)| held.remove(&settlement.fence));
+    let mut outcomes = vec![Settled::Applied; settlements.len()];
+    let mut lost = Vec::new();
+    if !refused.is_empty() {
+        let mut written = list_fences(conn, LIST_WRITTEN, &fences, holder).await?;
+        for (place, settlement) in refused {
+            if !written.remove(&settlement.fence) {
+                lost.push(settlement);
+                if let Some(outcome) = outcomes.get_mut(place) {
+                    *outcome = Settled::LeaseLost;
+                }
+            }
+        }
+    }
+    let applied: Vec<&Settlement> = applied
+        .into_iter()
+        .map(|(_, settlement)| settlement)
+        .collect();
     let ends: Vec<EndCells<'_>> = applied.iter().map(|s| EndCells::of(s)).collect();
     execute_batch(conn, INSERT_ATTEMPTS, &ends).await?;
     let next: Vec<NextCells<'_>> = applied.iter().map(|s| NextCells::of(s)).collect();
@@ -266,15 +296,20 @@ pub(super) async fn settle(
     Ok(outcomes)
 }
 
-/// Which of these claims the holder still has.
-async fn list_held(
+fn fences(settlements: &[Settlement]) -> Step<String> {
+    let fences = settlements.iter().map(|s| FenceCells::from(&s.fence));
+    Ok(serde_json::to_string(&fences.collect::<Vec<_>>())?)
+}
+
+/// Those of `fences` of which `sql` knows.
+async fn list_fences(
     conn: &mut SqliteConnection,
+    sql: &'static str,
+    fences: &str,
     holder: &HolderId,
-    fences: impl Iterator<Item = &Fence>,
 ) -> Step<HashSet<Fence>> {
-    let fences: Vec<FenceCells> = fences.map(FenceCells::from).collect();
-    let row = sqlx::query(LIST_HELD)
-        .bind(serde_json::to_string(&fences)?)
+    let row = sqlx::query(sql)
+        .bind(fences)
         .bind(holder.as_str())
         .fetch_one(conn)
         .await?;
@@ -291,21 +326,6 @@ fn fence_of(cells: &Cells<'_>, id: &str) -> Step<Fence> {
         id: cells.parsed(id)?,
         epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
     })
-}
-
-fn part<'a>(
-    settlements: &'a [Settlement],
-    outcomes: &[Settled],
-) -> (Vec<&'a Settlement>, Vec<&'a Settlement>) {
-    let mut applied = Vec::with_capacity(settlements.len());
-    let mut lost = Vec::new();
-    for (settlement, outcome) in settlements.iter().zip(outcomes) {
-        match outcome {
-            Settled::Applied => applied.push(settlement),
-            Settled::LeaseLost => lost.push(settlement),
-        }
-    }
-    (applied, lost)
 }
 
 fn artifacts<'a>(applied: &[&'a Settlement]) -> Vec<ArtifactCells<'a>> {
