@@ -11,6 +11,7 @@ mod cells;
 mod postgres;
 mod rows;
 mod sqlite;
+mod turns;
 mod url;
 
 use std::time::Duration;
@@ -318,8 +319,9 @@ pub trait Store: Send + Sync + 'static {
     /// Puts tasks on the bus, each with its `execute_enqueued` event.
     async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>>;
 
-    /// Claims due tasks, highest priority first, then those due longest. Adds
-    /// one to `attempts` and `lease_epoch`. A row that somebody else put on the
+    /// Claims due tasks, highest priority first; within one, the tenants of a
+    /// route take turns, and each gives those due longest. Adds one to
+    /// `attempts` and `lease_epoch`. A row that somebody else put on the
     /// bus gets what it lacks (trace id, task id) and its `execute_enqueued`.
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Claim>>;
 

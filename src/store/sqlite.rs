@@ -27,11 +27,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
 use self::connection::Writers;
 use super::cells::{Step, Trouble};
+use super::turns::Turns;
 use super::{
     ArtifactRow, AttemptRow, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat, HostRow,
     Latency, Migration, Renewal, Rescued, Result, Retention, Store, StoreError, TaskFilter, Want,
@@ -63,6 +65,7 @@ pub struct SqliteStore {
     path: PathBuf,
     writers: Writers,
     readers: SqlitePool,
+    turns: Mutex<Turns>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -97,6 +100,7 @@ impl SqliteStore {
             path: path.to_owned(),
             writers: Writers::new(options, conn),
             readers: connection::readers(path, mode),
+            turns: Mutex::default(),
         })
     }
 
@@ -363,6 +367,7 @@ mod tests {
             path: path.to_owned(),
             writers: Writers::new(options, conn),
             readers: connection::readers(path, OpenMode::Create),
+            turns: Mutex::default(),
         }
     }
 

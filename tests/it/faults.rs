@@ -23,7 +23,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 /// The beginnings of the statements that a fault waits for.
-const CLAIM: &str = "WITH RECURSIVE want";
+const CLAIM: &str = "WITH stop AS MATERIALIZED";
 const SETTLE: &str = "json_to_recordset($1::json) AS ended";
 
 fn number_from(variable: &str) -> Option<u64> {

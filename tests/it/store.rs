@@ -41,6 +41,7 @@ macro_rules! conformance {
 mod claims;
 mod differential;
 mod enqueues;
+mod fairness;
 mod foreign;
 mod histories;
 mod races;

@@ -1,72 +1,33 @@
 //! Claiming due tasks, in one statement and one round trip.
 //!
-//! A *lane* is what the index on waiting tasks keeps together: one route, shard
-//! and priority, ordered by due time. The statement finds the lanes that hold
-//! anything (a few index seeks) and locks rows lane by lane, from the oldest
-//! on, until it has enough; so it costs the same however much waits, is
-//! delayed, or has ended. Rows that another claim has locked are skipped.
+//! A *lane* is what the index on waiting tasks keeps together: one route, shard,
+//! priority and tenant, ordered by due time. Which lanes hold anything is known
+//! from a look at them all ([`lanes`]). The statement visits them in the order
+//! of [`crate::store::turns`] and locks rows, from the oldest on, until it has
+//! enough; so it costs the same however much waits, is delayed, or has ended.
+//! Rows that another claim has locked are skipped.
 //!
 //! Rows that other programs inserted are adopted in the transaction of their
 //! first claim. They need a second statement, so the first one refuses to take
 //! anything once it meets one, and the claim is made again as a transaction.
 
+mod candidate;
+pub(super) mod lanes;
+
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde::Serialize;
 use sqlx::postgres::PgRow;
 
+use self::candidate::{Candidate, adopt, candidate};
 use super::connection::Turn;
-use super::enqueue::insert_events;
-use super::head::{LabelCells, write_labels};
-use super::row::{micros, ms_since};
+use super::row::{micros, micros_of, ms_since, to_json};
 use super::{PgCells, PostgresStore, Step};
-use crate::attempt::{LeaseEpoch, Usage};
-use crate::event::{NewEvent, Subject};
-use crate::ids::TraceId;
 use crate::payload;
-use crate::store::audit::{self, ForeignLabels};
-use crate::store::{ClaimRequest, Want, rows};
-use crate::task::{Claim, ClaimedPayload};
-
-/// The wants and the lanes of each that hold waiting tasks, found by hopping
-/// from the head of one to the head of the next. Takes $1 to $6.
-macro_rules! with_lanes {
-    () => {
-        "
-WITH RECURSIVE want AS MATERIALIZED (
-  SELECT place, service, role, tenant, room,
-    coalesce(shard, -2147483648) AS first_shard, coalesce(shard, 2147483647) AS last_shard
-  FROM unnest($1::bigint[], $2::text[], $3::text[], $4::integer[], $5::text[], $6::bigint[])
-    AS want (place, service, role, shard, tenant, room)
-),
-lane AS (
-  SELECT want.place, want.service, want.role, want.last_shard, head.shard, head.priority
-  FROM want
-  CROSS JOIN LATERAL (
-    SELECT coalesce(m.shard, 0) AS shard, m.priority
-    FROM agent_messages AS m
-    WHERE m.status = 'queued' AND m.service = want.service AND m.role = want.role
-      AND coalesce(m.shard, 0) >= want.first_shard
-    ORDER BY coalesce(m.shard, 0), m.priority
-    LIMIT 1
-  ) AS head
-  WHERE head.shard <= want.last_shard
-  UNION ALL
-  SELECT lane.place, lane.service, lane.role, lane.last_shard, head.shard, head.priority
-  FROM lane
-  CROSS JOIN LATERAL (
-    SELECT coalesce(m.shard, 0) AS shard, m.priority
-    FROM agent_messages AS m
-    WHERE m.status = 'queued' AND m.service = lane.service AND m.role = lane.role
-      AND (coalesce(m.shard, 0), m.priority) > (lane.shard, lane.priority)
-    ORDER BY coalesce(m.shard, 0), m.priority
-    LIMIT 1
-  ) AS head
-  WHERE head.shard <= lane.last_shard
-)"
-    };
-}
+use crate::store::{ClaimRequest, Want};
+use crate::task::Claim;
 
 /// What taking a row does to it. Takes its holder and the lease.
 macro_rules! take {
@@ -94,8 +55,9 @@ macro_rules! taken {
     () => {
         concat!(
             "
-  RETURNING due.n, due.place, due.epoch, due.holder, due.claimed_ms, m.id, m.service, m.role,
-    m.shard::bigint AS shard, m.tenant, m.task_id, m.trace_id, m.payload::text AS payload,
+  RETURNING due.n, due.place, due.since, due.epoch, due.holder, due.claimed_ms, m.id, m.service,
+    m.role, m.priority::bigint AS priority, m.shard::bigint AS shard, m.tenant, m.task_id,
+    m.trace_id, m.payload::text AS payload,
     m.attempts::bigint AS attempts, m.max_attempts::bigint AS max_attempts,
     m.host_faults::bigint AS host_faults, m.rollout_side,
     m.cancel_requested_at IS NOT NULL AS cancel_requested, ",
@@ -115,8 +77,8 @@ macro_rules! taken {
 macro_rules! select_taken {
     ($bytes:literal) => {
         concat!(
-            "taken.n, taken.place, taken.epoch, taken.holder, taken.claimed_ms, taken.id,
-  taken.service, taken.role, taken.shard, taken.tenant, taken.task_id, taken.trace_id,
+            "taken.n, taken.place, taken.since, taken.priority, taken.epoch, taken.holder,
+  taken.claimed_ms, taken.id, taken.service, taken.role, taken.shard, taken.tenant, taken.task_id, taken.trace_id,
   taken.attempts, taken.max_attempts, taken.host_faults, taken.rollout_side,
   taken.cancel_requested, taken.age_ms, taken.wait_ms, taken.spent,
   octet_length(taken.payload)::bigint AS bytes,
@@ -128,60 +90,68 @@ macro_rules! select_taken {
 }
 
 /// The materialised list is what keeps a claim within its limit whatever plan
-/// the server makes of the update.
+/// the server makes of the update. Nothing is locked beyond what is needed, as
+/// stops are visited only until there is enough.
 const CLAIM: &str = concat!(
-    with_lanes!(),
-    ",
+    "
+WITH stop AS MATERIALIZED (
+  SELECT *
+  FROM json_to_recordset($1::json) AS stop (
+    place bigint, service text, role text, priority bigint, tenant text, skip bigint,
+    take bigint, lanes json)
+),
 due AS MATERIALIZED (
   SELECT row_number() OVER () AS n, chosen.*
   FROM (
     SELECT due.*
-    FROM want
+    FROM unnest($2::bigint[], $3::bigint[]) AS want (place, room)
     CROSS JOIN LATERAL (
       SELECT due.*
-      FROM (
-        SELECT DISTINCT priority
-        FROM lane
-        WHERE lane.place = want.place
-        ORDER BY priority DESC
-      ) AS step
+      FROM stop
       CROSS JOIN LATERAL (
         SELECT due.*
-        FROM lane
+        FROM json_to_recordset(stop.lanes) AS lane (shard integer, since bigint)
         CROSS JOIN LATERAL (
-          SELECT want.place, m.id, coalesce(m.retry_at, m.created_at) AS due,
+          SELECT want.place, m.id, coalesce(m.retry_at, m.created_at) AS due, ",
+    micros_of!("coalesce(m.retry_at, m.created_at)"),
+    " AS since,
             m.lease_epoch AS epoch, NULL::text AS holder, NULL::bigint AS claimed_ms,
             m.lease_epoch IS NULL OR m.trace_id IS NULL
               OR octet_length(m.trace_id) NOT BETWEEN 1 AND 128
               OR m.trace_id COLLATE \"C\" ~ '[^!-~]' AS adopt
           FROM agent_messages AS m
-          WHERE m.status = 'queued' AND m.service = lane.service AND m.role = lane.role
-            AND coalesce(m.shard, 0) = lane.shard AND m.priority = lane.priority
+          WHERE m.status = 'queued' AND m.service = stop.service AND m.role = stop.role
+            AND coalesce(m.shard, 0) = lane.shard AND m.priority = stop.priority
+            AND coalesce(m.tenant, '') = stop.tenant
+            AND coalesce(m.retry_at, m.created_at)
+              >= coalesce(timestamptz 'epoch' + lane.since * interval '1 microsecond', '-infinity')
             AND coalesce(m.retry_at, m.created_at) <= now()
-            AND (want.tenant IS NULL OR m.tenant = want.tenant)
           ORDER BY coalesce(m.retry_at, m.created_at), m.id
-          LIMIT want.room
+          LIMIT stop.skip + stop.take
           FOR UPDATE SKIP LOCKED
         ) AS due
-        WHERE lane.place = want.place AND lane.priority = step.priority
         ORDER BY due.due, due.id
-        LIMIT want.room
+        OFFSET stop.skip
+        LIMIT stop.take
       ) AS due
+      WHERE stop.place = want.place
       LIMIT want.room
     ) AS due
-    LIMIT $7
+    LIMIT $4
   ) AS chosen
 ),
 taken AS (",
-    take!("$8", "$9"),
+    take!("$5", "$6"),
     "
   FROM due
-  WHERE m.id = due.id AND ($10 OR NOT EXISTS (SELECT FROM due WHERE adopt))",
+  -- It reads the whole list before any row is taken: the list is made by rows
+  -- that are locked, and one that is taken would be missing from it.
+  WHERE m.id = due.id AND (SELECT $7 OR count(*) FILTER (WHERE adopt) = 0 FROM due)",
     taken!(),
     "
 )
 SELECT EXISTS (SELECT FROM due WHERE adopt) AS adopt, ",
-    select_taken!("$11"),
+    select_taken!("$8"),
     "
 FROM (SELECT) AS always
 LEFT JOIN taken ON TRUE
@@ -194,7 +164,8 @@ const RECLAIM: &str = concat!(
 WITH due AS MATERIALIZED (
   SELECT row_number() OVER () AS n, stale.*
   FROM (
-    SELECT 0::bigint AS place, m.id, m.lease_epoch AS epoch, m.claimed_by AS holder, ",
+    SELECT 0::bigint AS place, NULL::bigint AS since, m.id, m.lease_epoch AS epoch,
+      m.claimed_by AS holder, ",
     ms_since!("coalesce(m.claimed_at, m.created_at)"),
     " AS claimed_ms
     FROM agent_messages AS m
@@ -223,67 +194,28 @@ FROM taken
 ORDER BY taken.n"
 );
 
-/// When the first task of any lane is due, in milliseconds from now.
-const NEXT_DUE: &str = concat!(
-    with_lanes!(),
-    "
-SELECT ceil(extract(epoch FROM
-    min(least(greatest(first.due, '0001-01-01 UTC'), '9999-12-31 UTC')) - now()) * 1000
-  )::bigint AS ms
-FROM want
-JOIN lane ON lane.place = want.place
-CROSS JOIN LATERAL (
-  SELECT coalesce(m.retry_at, m.created_at) AS due
-  FROM agent_messages AS m
-  WHERE m.status = 'queued' AND m.service = lane.service AND m.role = lane.role
-    AND coalesce(m.shard, 0) = lane.shard AND m.priority = lane.priority
-    AND (want.tenant IS NULL OR m.tenant = want.tenant)
-  ORDER BY coalesce(m.retry_at, m.created_at)
-  LIMIT 1
-) AS first"
-);
-
 /// Postgres spaces out the JSON that it keeps; within this, a payload that its
 /// producer wrote within the limit is read whatever the spaces.
 const FETCHED_BYTES: i64 = 2 * payload::MAX_BYTES as i64;
 
-/// Wants as columns.
-#[derive(Default)]
-struct WantColumns<'a> {
-    places: Vec<i64>,
-    services: Vec<&'a str>,
-    roles: Vec<&'a str>,
-    shards: Vec<Option<i32>>,
-    tenants: Vec<Option<&'a str>>,
-    rooms: Vec<i64>,
+/// A stop of a claim, as the statement reads it.
+#[derive(Serialize)]
+struct StopCells<'a> {
+    place: usize,
+    service: &'a str,
+    role: &'a str,
+    priority: i64,
+    tenant: &'a str,
+    skip: u32,
+    take: u32,
+    lanes: Vec<LaneCells>,
 }
 
-impl<'a> WantColumns<'a> {
-    fn of(wants: &'a [Want]) -> Self {
-        let mut columns = Self::default();
-        for (place, want) in (0_i64..).zip(wants) {
-            columns.places.push(place);
-            columns.services.push(want.key.service());
-            columns.roles.push(want.key.role());
-            columns.shards.push(want.shard);
-            columns.tenants.push(want.tenant.as_deref());
-            columns.rooms.push(i64::from(want.limit));
-        }
-        columns
-    }
-}
-
-/// Binds the six columns.
-macro_rules! bind_wants {
-    ($query:expr, $columns:expr) => {
-        $query
-            .bind($columns.places)
-            .bind($columns.services)
-            .bind($columns.roles)
-            .bind($columns.shards)
-            .bind($columns.tenants)
-            .bind($columns.rooms)
-    };
+#[derive(Serialize)]
+struct LaneCells {
+    shard: i32,
+    /// A hint: nothing older is known to wait there.
+    since: Option<i64>,
 }
 
 pub(super) async fn claim(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Vec<Claim>> {
@@ -313,17 +245,81 @@ fn len32(candidates: &[Candidate]) -> u32 {
 }
 
 async fn claim_due(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Vec<Candidate>> {
+    let fresh = lanes::look_again(store, &request.wants).await?;
+    let candidates = take_known(store, request).await?;
+    if fresh || !candidates.is_empty() {
+        return Ok(candidates);
+    }
+    // What is known holds nothing: before that is said, a look at everything.
+    lanes::look(store, &request.wants).await?;
+    take_known(store, request).await
+}
+
+/// Takes what is due of the lanes that are known.
+async fn take_known(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Vec<Candidate>> {
+    let stops = stops(store, request)?;
+    let Some(stops) = stops else {
+        return Ok(Vec::new());
+    };
+    let candidates = take_adopting(store, request, &stops).await?;
+    let mut lanes = store.lanes.lock();
+    for candidate in &candidates {
+        if let Some(want) = request.wants.get(candidate.place) {
+            lanes.taken(want, &candidate.lane, candidate.since);
+        }
+    }
+    Ok(candidates)
+}
+
+/// The stops of a claim as JSON; none where no lane is known.
+fn stops(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Option<String>> {
+    let lanes = store.lanes.lock();
+    let mut cells = Vec::new();
+    for (place, want) in request.wants.iter().enumerate() {
+        let room = want.limit.min(request.limit);
+        let stops = lanes.stops(place, want, room);
+        cells.extend(stops.into_iter().map(|stop| {
+            StopCells {
+                place: stop.place,
+                service: want.key.service(),
+                role: want.key.role(),
+                priority: stop.priority,
+                tenant: stop.tenant,
+                skip: stop.skip,
+                take: stop.take,
+                lanes: stop
+                    .lanes
+                    .iter()
+                    .map(|lane| LaneCells {
+                        shard: lane.shard,
+                        since: lanes.since(want, lane),
+                    })
+                    .collect(),
+            }
+        }));
+    }
+    match cells.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(to_json(&cells)?)),
+    }
+}
+
+async fn take_adopting(
+    store: &PostgresStore,
+    request: &ClaimRequest<'_>,
+    stops: &str,
+) -> Step<Vec<Candidate>> {
     // Where there were foreign rows just now, there will be more.
     if !store.adopting.load(Ordering::Relaxed) {
         let mut turn = store.connections.turn().await?;
-        let (foreign, candidates) = take_due(&mut turn, request, false).await?;
+        let (foreign, candidates) = take_due(&mut turn, request, stops, false).await?;
         turn.finish().await?;
         if !foreign {
             return Ok(candidates);
         }
     }
     let mut turn = store.connections.transaction().await?;
-    let (foreign, mut candidates) = take_due(&mut turn, request, true).await?;
+    let (foreign, mut candidates) = take_due(&mut turn, request, stops, true).await?;
     store.adopting.store(foreign, Ordering::Relaxed);
     adopt(&mut turn, &mut candidates).await?;
     turn.finish().await?;
@@ -335,10 +331,16 @@ async fn claim_due(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Ve
 async fn take_due(
     turn: &mut Turn,
     request: &ClaimRequest<'_>,
+    stops: &str,
     adopt: bool,
 ) -> Step<(bool, Vec<Candidate>)> {
-    let columns = WantColumns::of(&request.wants);
-    let query = bind_wants!(turn.query(CLAIM), columns)
+    let places: Vec<i64> = (0_i64..).take(request.wants.len()).collect();
+    let rooms: Vec<i64> = request.wants.iter().map(|w| i64::from(w.limit)).collect();
+    let query = turn
+        .query(CLAIM)
+        .bind(stops)
+        .bind(places)
+        .bind(rooms)
         .bind(i64::from(request.limit))
         .bind(request.holder.as_str())
         .bind(micros(request.lease))
@@ -388,122 +390,4 @@ async fn reclaim(
     adopt(&mut turn, &mut candidates).await?;
     turn.finish().await?;
     Ok(candidates)
-}
-
-/// A row that was taken.
-struct Candidate {
-    /// Which want it answers.
-    place: usize,
-    claim: Claim,
-    /// The epoch before this claim; none where somebody else wrote the row.
-    epoch: Option<i64>,
-    /// What it says of itself, where it needs a label.
-    labels: Option<ForeignLabels>,
-    /// The foreign worker that it is taken from, and how old that claim is.
-    reclaimed: Option<(Option<String>, u64)>,
-}
-
-fn candidate(cells: &PgCells<'_>) -> Step<Candidate> {
-    let epoch = cells.int("epoch")?;
-    let trace_column = cells.text("trace_id")?;
-    let task_column = cells.text("task_id")?;
-    let payload = claimed_payload(cells.text("payload")?, cells.count("bytes")?);
-    let usable = trace_column.as_deref().and_then(|text| text.parse().ok());
-    let labels = (epoch.is_none() || usable.is_none()).then(|| {
-        let (trace_payload, task_payload) = match &payload {
-            ClaimedPayload::Text(text) => audit::payload_labels(text),
-            ClaimedPayload::TooLarge { .. } => (None, None),
-        };
-        ForeignLabels {
-            trace_column,
-            trace_payload,
-            task_column: task_column.clone(),
-            task_payload,
-        }
-    });
-    let mut spent = Usage::default();
-    for usage in cells.json_or_default::<Vec<serde_json::Value>>("spent")? {
-        spent.add(&serde_json::from_value(usage).unwrap_or_default());
-    }
-    Ok(Candidate {
-        place: cells.place("place")?,
-        claim: Claim {
-            id: cells.id("id")?,
-            epoch: LeaseEpoch(epoch.unwrap_or(0).saturating_add(1)),
-            route: rows::route(cells)?,
-            task_id: task_column,
-            trace_id: usable.unwrap_or_else(TraceId::generate),
-            payload,
-            attempt: cells.count32("attempts")?,
-            max_attempts: cells.count32_opt("max_attempts")?,
-            host_faults: cells.count32("host_faults")?,
-            age: Duration::from_millis(cells.count("age_ms")?),
-            wait: Duration::from_millis(cells.count("wait_ms")?),
-            side: rows::side(cells)?,
-            cancel_requested: cells.flag("cancel_requested")?,
-            spent,
-        },
-        epoch,
-        labels,
-        reclaimed: None,
-    })
-}
-
-/// The payload within the limit, without the spaces that Postgres put in where
-/// those alone lead over it.
-fn claimed_payload(text: Option<String>, bytes: u64) -> ClaimedPayload {
-    let Some(text) = text else {
-        return ClaimedPayload::TooLarge { bytes };
-    };
-    if text.len() <= payload::MAX_BYTES {
-        return ClaimedPayload::Text(text);
-    }
-    let compact = serde_json::from_str::<serde_json::Value>(&text).map(|value| value.to_string());
-    match compact {
-        Ok(compact) if compact.len() <= payload::MAX_BYTES => ClaimedPayload::Text(compact),
-        _ => ClaimedPayload::TooLarge { bytes },
-    }
-}
-
-/// Gives rows of other programs what they lack, and writes the events of that.
-async fn adopt(turn: &mut Turn, candidates: &mut [Candidate]) -> Step<()> {
-    let mut labels = Vec::new();
-    let mut events: Vec<NewEvent> = Vec::new();
-    for candidate in candidates {
-        let claim = &mut candidate.claim;
-        if let Some(found) = candidate.labels.take() {
-            let adopted = found.adopt();
-            if candidate.epoch.is_none() {
-                events.push(adopted.enqueued(claim.id, &claim.route));
-            }
-            claim.trace_id = adopted.trace_id;
-            claim.task_id = adopted.task_id;
-            labels.push(LabelCells {
-                id: claim.id,
-                trace_id: claim.trace_id.clone(),
-                task_id: claim.task_id.clone(),
-            });
-        }
-        if let Some((holder, claimed_ms)) = &candidate.reclaimed {
-            let subject = Subject {
-                id: claim.id,
-                route: &claim.route,
-                trace_id: &claim.trace_id,
-                task_id: claim.task_id.as_deref(),
-            };
-            events.push(audit::reclaimed(&subject, holder.as_deref(), *claimed_ms));
-        }
-    }
-    write_labels(turn, &labels).await?;
-    insert_events(turn, &events).await
-}
-
-pub(super) async fn next_due(store: &PostgresStore, wants: &[Want]) -> Step<Option<Duration>> {
-    let columns = WantColumns::of(wants);
-    let mut turn = store.connections.turn().await?;
-    let query = bind_wants!(turn.query(NEXT_DUE), columns);
-    let row = query.fetch_one(turn.conn()).await?;
-    turn.finish().await?;
-    let ms = PgCells::of("agent_messages", &row).int("ms")?;
-    Ok(ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
 }

@@ -89,6 +89,20 @@ macro_rules! ms_since {
 }
 pub(super) use ms_since;
 
+/// An instant in microseconds since 1970; null where it is older than counts.
+macro_rules! micros_of {
+    ($instant:expr) => {
+        concat!(
+            "CASE WHEN ",
+            $instant,
+            " > '0001-01-01 UTC' THEN (extract(epoch FROM least(",
+            $instant,
+            ", '9999-12-31 UTC')) * 1000000)::bigint END"
+        )
+    };
+}
+pub(super) use micros_of;
+
 /// JSON for a statement. Postgres stores no U+0000 in text; it becomes the
 /// replacement character.
 pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Step<String> {

@@ -1,21 +1,24 @@
 //! Claiming due tasks.
 //!
-//! A *lane* is what the index on waiting tasks keeps together: one route, shard
-//! and priority, ordered by due time. A claim lists the lanes that hold
-//! anything (a few index seeks), reads each from its oldest row on, and so
-//! costs the same however much waits, is delayed, or has ended.
+//! A *lane* is what the index on waiting tasks keeps together: one route, shard,
+//! priority and tenant, ordered by due time. A claim lists the lanes that hold
+//! anything (an index seek each), visits them in the order of
+//! [`crate::store::turns`], each from its oldest row on, and so costs the same
+//! however much waits, is delayed, or has ended.
 //!
 //! Rows that other programs inserted are adopted here, in the transaction of
 //! their first claim. No such row can make a claim fail: what cannot be read
 //! of it is mended or left out.
 
+mod lanes;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnection;
 
+pub(super) use self::lanes::next_due;
 use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step, execute_batch, int, modifier, modifier_back};
@@ -26,74 +29,22 @@ use crate::payload;
 use crate::route::{Route, RouteKey};
 use crate::selection::Side;
 use crate::store::audit::{self, ForeignLabels};
+use crate::store::turns::{Lane, Stop};
 use crate::store::{ClaimRequest, Want};
 use crate::task::{Claim, ClaimedPayload};
-
-/// The lanes of every want that hold waiting tasks, found by hopping from the
-/// head of one to the head of the next.
-const LIST_LANES: &str = "
-WITH RECURSIVE want (place, service, role, shard) AS MATERIALIZED (
-  SELECT key, value ->> 'service', value ->> 'role', value ->> 'shard'
-  FROM jsonb_each(?1)
-),
-lane (place, head) AS (
-  SELECT place,
-    (SELECT m.rowid
-     FROM agent_messages AS m INDEXED BY agent_messages_due
-     WHERE m.status = 'queued' AND m.service = want.service AND m.role = want.role
-     ORDER BY m.shard, m.priority
-     LIMIT 1)
-  FROM want
-  UNION ALL
-  SELECT lane.place,
-    -- Not `(shard, priority) > (…)`: that would walk through the whole lane.
-    coalesce(
-      (SELECT m.rowid
-       FROM agent_messages AS m INDEXED BY agent_messages_due
-       WHERE m.status = 'queued' AND m.service = head.service AND m.role = head.role
-         AND m.shard = head.shard AND m.priority > head.priority
-       ORDER BY m.priority
-       LIMIT 1),
-      (SELECT m.rowid
-       FROM agent_messages AS m INDEXED BY agent_messages_due
-       WHERE m.status = 'queued' AND m.service = head.service AND m.role = head.role
-         AND m.shard > head.shard
-       ORDER BY m.shard, m.priority
-       LIMIT 1)
-    )
-  FROM lane
-  JOIN agent_messages AS head ON head.rowid = lane.head
-)
-SELECT lane.place, head.shard, head.priority
-FROM lane
-JOIN want ON want.place = lane.place
-JOIN agent_messages AS head ON head.rowid = lane.head
-WHERE want.shard IS NULL OR head.shard = want.shard
-ORDER BY lane.place, head.priority DESC, head.shard";
 
 /// The oldest due tasks of one lane, from the index alone and as one row.
 const LIST_DUE: &str = "
 SELECT json_group_array(json_array(due, id, row)) AS lane
 FROM (
   SELECT coalesce(retry_at, created_at) AS due, id, rowid AS row
-  FROM agent_messages INDEXED BY agent_messages_due
+  FROM agent_messages INDEXED BY agent_messages_turn
   WHERE status = 'queued' AND service = ?1 AND role = ?2 AND shard = ?3 AND priority = ?4
+    AND coalesce(tenant, '') = CAST(unhex(?5) AS TEXT)
     AND coalesce(retry_at, created_at) <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-    AND (?5 IS NULL OR tenant = ?5)
   ORDER BY coalesce(retry_at, created_at), id
   LIMIT ?6
 )";
-
-/// When the first task of one lane is due.
-const FIRST_DUE: &str = "
-SELECT CAST(round(
-    (julianday(coalesce(retry_at, created_at)) - julianday('now')) * 86400000.0
-  ) AS INTEGER) AS ms
-FROM agent_messages INDEXED BY agent_messages_due
-WHERE status = 'queued' AND service = ?1 AND role = ?2 AND shard = ?3 AND priority = ?4
-  AND (?5 IS NULL OR tenant = ?5)
-ORDER BY coalesce(retry_at, created_at)
-LIMIT 1";
 
 /// Claims of foreign workers that are older than the route allows.
 const LIST_RECLAIMABLE: &str = "
@@ -103,7 +54,7 @@ WHERE status = 'claimed' AND lease_expires_at IS NULL AND service = ?1 AND role 
   AND coalesce(claimed_at, created_at) <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?3)
   AND (?4 IS NULL OR shard = ?4)
   AND (?5 IS NULL OR tenant = ?5)
-ORDER BY coalesce(claimed_at, created_at)
+ORDER BY coalesce(claimed_at, created_at), id
 LIMIT ?6";
 
 /// What a claim hands out, read before it is counted.
@@ -153,7 +104,7 @@ pub(super) async fn claim(store: &SqliteStore, request: &ClaimRequest<'_>) -> St
         return Ok(Vec::new());
     }
     let mut writer = store.writers.acquire().await?;
-    let chosen = choose(writer.conn()?, request).await?;
+    let chosen = choose(store, writer.conn()?, request).await?;
     if chosen.is_empty() {
         return Ok(Vec::new());
     }
@@ -181,33 +132,44 @@ struct Chosen {
     reclaimed: bool,
 }
 
-/// The rows to claim, want by want.
-async fn choose(conn: &mut SqliteConnection, request: &ClaimRequest<'_>) -> Step<Vec<Chosen>> {
-    let lanes = lanes(conn, &request.wants).await?;
+/// The rows to claim: what is due, want by want, then what foreign workers left.
+async fn choose(
+    store: &SqliteStore,
+    conn: &mut SqliteConnection,
+    request: &ClaimRequest<'_>,
+) -> Step<Vec<Chosen>> {
+    let lanes = lanes::list(conn, &request.wants).await?;
     let mut chosen = Vec::new();
     // Two wants may cover the same row.
     let mut seen = HashSet::new();
+    let mut rooms = Vec::with_capacity(request.wants.len());
     for (place, want) in request.wants.iter().enumerate() {
         let left = (request.limit as usize).saturating_sub(chosen.len());
         let mut room = left.min(want.limit as usize);
-        let own = lanes.get(&place).map_or(&[][..], Vec::as_slice);
-        for shards in own.chunk_by(|a, b| a.priority == b.priority) {
+        let due = lanes.get(&place).into_iter().flatten().filter(|l| l.due);
+        let due: Vec<Lane> = due.map(|lane| lane.lane.clone()).collect();
+        let most = want.limit.min(request.limit);
+        let stops = store.turns.lock().stops(place, want, most, &due);
+        for stop in &stops {
             if room == 0 {
                 break;
             }
-            let mut due = Vec::new();
-            for lane in shards {
-                due.append(&mut list_due(conn, want, lane, room + seen.len()).await?);
+            let rows = take_at(conn, want, stop, room, &mut seen).await?;
+            if !rows.is_empty() {
+                let mut turns = store.turns.lock();
+                turns.served(&want.key, stop.priority, stop.tenant);
             }
-            due.sort_unstable();
-            let before = chosen.len();
-            let fresh = due.into_iter().filter(|d| seen.insert(d.row)).take(room);
-            chosen.extend(fresh.map(|due| Chosen {
-                row: due.row,
+            room -= rows.len();
+            chosen.extend(rows.into_iter().map(|row| Chosen {
+                row,
                 reclaimed: false,
             }));
-            room -= chosen.len() - before;
         }
+        rooms.push(room);
+    }
+    for (want, room) in request.wants.iter().zip(rooms) {
+        let left = (request.limit as usize).saturating_sub(chosen.len());
+        let room = room.min(left);
         if let Some(after) = want.reclaim_foreign_after.filter(|_| room > 0) {
             let rows = list_reclaimable(conn, want, after, room).await?;
             let fresh = rows.into_iter().filter(|row| seen.insert(*row));
@@ -220,37 +182,24 @@ async fn choose(conn: &mut SqliteConnection, request: &ClaimRequest<'_>) -> Step
     Ok(chosen)
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Lane {
-    shard: i32,
-    priority: i64,
-}
-
-async fn lanes(conn: &mut SqliteConnection, wants: &[Want]) -> Step<HashMap<usize, Vec<Lane>>> {
-    let keys: Vec<Value> = wants
-        .iter()
-        .map(|want| {
-            json!({
-                "service": want.key.service(),
-                "role": want.key.role(),
-                "shard": want.shard,
-            })
-        })
-        .collect();
-    let rows = sqlx::query(LIST_LANES)
-        .bind(serde_json::to_string(&keys)?)
-        .fetch_all(conn)
-        .await?;
-    let mut lanes: HashMap<usize, Vec<Lane>> = HashMap::new();
-    for row in &rows {
-        let cells = Cells::of("agent_messages", row);
-        let place = usize::try_from(cells.count("place")?).unwrap_or(usize::MAX);
-        lanes.entry(place).or_default().push(Lane {
-            shard: cells.int32("shard")?,
-            priority: cells.int("priority")?.unwrap_or(0),
-        });
+/// The rows of one stop, at most `room`, that are not in `seen`.
+async fn take_at(
+    conn: &mut SqliteConnection,
+    want: &Want,
+    stop: &Stop<'_>,
+    room: usize,
+    seen: &mut HashSet<i64>,
+) -> Step<Vec<i64>> {
+    // What an earlier stop took is still waiting: it is among the seen.
+    let limit = stop.take as usize + seen.len();
+    let mut due = Vec::new();
+    for lane in &stop.lanes {
+        due.append(&mut list_due(conn, want, lane, limit).await?);
     }
-    Ok(lanes)
+    due.sort_unstable();
+    let fresh = due.into_iter().filter(|due| seen.insert(due.row));
+    let most = room.min(stop.take as usize);
+    Ok(fresh.map(|due| due.row).take(most).collect())
 }
 
 /// In the order of the claim.
@@ -272,7 +221,7 @@ async fn list_due(
         .bind(want.key.role())
         .bind(lane.shard)
         .bind(lane.priority)
-        .bind(want.tenant.as_deref())
+        .bind(&lane.tenant)
         .bind(int(limit as u64))
         .fetch_one(conn)
         .await?;
@@ -477,27 +426,4 @@ async fn add_spent(conn: &mut SqliteConnection, candidates: &mut [Candidate]) ->
         }
     }
     Ok(())
-}
-
-pub(super) async fn next_due(store: &SqliteStore, wants: &[Want]) -> Step<Option<Duration>> {
-    let mut conn = store.readers.acquire().await?;
-    let lanes = lanes(&mut conn, wants).await?;
-    let mut next: Option<Duration> = None;
-    for (place, want) in wants.iter().enumerate() {
-        for lane in lanes.get(&place).map_or(&[][..], Vec::as_slice) {
-            let row = sqlx::query(FIRST_DUE)
-                .bind(want.key.service())
-                .bind(want.key.role())
-                .bind(lane.shard)
-                .bind(lane.priority)
-                .bind(want.tenant.as_deref())
-                .fetch_optional(&mut *conn)
-                .await?;
-            let Some(row) = row else { continue };
-            let ms = Cells::of("agent_messages", &row).count("ms")?;
-            let due = Duration::from_millis(ms);
-            next = Some(next.map_or(due, |next| next.min(due)));
-        }
-    }
-    Ok(next)
 }

@@ -5,14 +5,17 @@
 
 use std::path::Path;
 
-use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::{SqliteStore, Step};
 use crate::store::{Migration, StoreError};
 
 /// The steps; the version of a file is how many of them it has seen.
-const STEPS: [&str; 1] = [include_str!("schema/1_bus.sql")];
+const STEPS: [&str; 2] = [
+    include_str!("schema/1_bus.sql"),
+    include_str!("schema/2_turns.sql"),
+];
 
 /// What this build knows.
 #[expect(clippy::cast_possible_wrap, reason = "a handful of steps")]
@@ -63,11 +66,9 @@ pub(super) async fn migrate(store: &SqliteStore, dry_run: bool) -> Step<Migratio
     for step in missing {
         sqlx::raw_sql(*step).execute(writer.conn()?).await?;
     }
-    // A pragma takes no parameters; this is the only number it ever becomes.
-    const { assert!(KNOWN == 1) };
-    sqlx::query("PRAGMA user_version = 1")
-        .execute(writer.conn()?)
-        .await?;
+    // A pragma takes no parameters.
+    let version = AssertSqlSafe(format!("PRAGMA user_version = {KNOWN}"));
+    sqlx::query(version).execute(writer.conn()?).await?;
     writer.commit().await?;
     Ok(migration)
 }

@@ -39,6 +39,36 @@ async fn claims_are_sized_to_free_places() {
 }
 
 #[tokio::test]
+async fn a_tenant_waits_for_one_turn_of_the_others_and_no_longer() {
+    let mut bench = Bench::new().await;
+    bench.routes.serve(vec![served(DOCS, 1, "docs", 1)]);
+    let of = |tenant: &str, n: usize| {
+        let mut new = tasks(DOCS, n);
+        for task in &mut new {
+            task.route.tenant = Some(tenant.to_owned());
+        }
+        new
+    };
+    bench.submit_all(of("flood", 60)).await;
+    let bus = bench.start();
+    let mut running = bench.call().await;
+    for _ in 0..5 {
+        // One that runs, and one of the flood that may have its turn first.
+        let small = bench.submit_all(of("small", 1)).await[0];
+        let mut turns = 0;
+        while running.id() != small {
+            turns += 1;
+            running.done();
+            running = bench.call().await;
+        }
+        assert!(turns <= 2, "the small tenant waited for {turns} others");
+    }
+    bus.drain();
+    running.done();
+    bench.stop(&bus).await;
+}
+
+#[tokio::test]
 async fn a_wake_up_is_enough() {
     let mut bench = Bench::new().await;
     let bus = bench.start();

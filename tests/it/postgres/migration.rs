@@ -58,11 +58,11 @@ async fn an_empty_database_is_brought_up_once() {
     assert_eq!(texts(&mut conn, tables).await, [Some("0".to_owned())]);
 
     let done = store.migrate(false).await.unwrap();
-    assert_eq!((done.from, done.to), (0, 1));
+    assert_eq!((done.from, done.to), (0, 2));
     assert_eq!(done.statements, dry.statements);
     store.check_schema().await.unwrap();
     let again = store.migrate(false).await.unwrap();
-    assert_eq!((again.from, again.statements.len()), (1, 0));
+    assert_eq!((again.from, again.statements.len()), (2, 0));
 
     let open = "SELECT relname FROM pg_class
         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND NOT relrowsecurity";
@@ -182,7 +182,7 @@ async fn a_later_schema_is_refused() {
             error,
             StoreError::Newer {
                 found: 99,
-                known: 1,
+                known: 2,
                 ..
             }
         )
@@ -206,7 +206,7 @@ async fn an_index_that_broke_off_is_made_again() {
     execute(
         &mut conn,
         "UPDATE pg_index SET indisvalid = false
-         WHERE indexrelid = 'cogo_messages_due'::regclass;
+         WHERE indexrelid = 'cogo_messages_turn'::regclass;
          DROP INDEX cogo_messages_trace",
     )
     .await;
@@ -215,6 +215,30 @@ async fn an_index_that_broke_off_is_made_again() {
     assert_eq!(verbs, ["DROP I", "CREATE", "CREATE"], "{repaired:?}");
     let broken = "SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid";
     assert!(texts(&mut conn, broken).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_index_that_another_replaced_is_dropped_once_that_is_there() {
+    let url = crate::support::postgres::migrated().await;
+    let mut conn = connect(&url).await;
+    // As the first version left it.
+    execute(
+        &mut conn,
+        "DROP INDEX cogo_messages_turn;
+         CREATE INDEX cogo_messages_due ON agent_messages (service) WHERE status = 'queued';
+         UPDATE cogo_host_schema SET version = 1",
+    )
+    .await;
+    let store = open(&url).await;
+    assert!(matches!(
+        store.check_schema().await,
+        Err(StoreError::NotMigrated)
+    ));
+    let run = store.migrate(false).await.unwrap();
+    let kinds: Vec<_> = run.statements.iter().map(|s| &s[..10]).collect();
+    assert_eq!(kinds, ["CREATE IND", "DROP INDEX", "INSERT INT"], "{run:?}");
+    store.check_schema().await.unwrap();
+    assert!(store.migrate(false).await.unwrap().statements.is_empty());
 }
 
 #[tokio::test]

@@ -84,8 +84,16 @@ pub fn pooled(url: &str) -> String {
     )
 }
 
-/// The store at `url`, not migrated.
+/// The store at `url`, not migrated. It looks at everything before each claim,
+/// so that what a claim takes does not depend on when it last looked.
 pub async fn open(url: &str) -> PostgresStore {
+    let store = open_as_shipped(url).await;
+    store.trust_looks_for(Duration::ZERO);
+    store
+}
+
+/// The same, as a host has it.
+pub async fn open_as_shipped(url: &str) -> PostgresStore {
     let BusUrl::Postgres(url) = url.parse().unwrap() else {
         panic!("no URL of Postgres: {url}");
     };

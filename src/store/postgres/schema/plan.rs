@@ -5,7 +5,7 @@
 
 use super::catalog::{Catalog, Relation};
 use super::shape::{
-    AGENT_MESSAGES, BUS_EVENTS, BUSY_TABLE, EVENT_SEQ, Missing, TABLES, Table, VERSION,
+    AGENT_MESSAGES, BUS_EVENTS, BUSY_TABLE, EVENT_SEQ, Missing, SUPERSEDED, TABLES, Table, VERSION,
 };
 use crate::store::StoreError;
 
@@ -150,6 +150,10 @@ fn complete(table: &Table, relation: &Relation) -> Result<Vec<Step>, Vec<String>
         let sql = index_sql(unique, index.name, &name, index.on);
         steps.extend(index_steps(relation, index.name, sql));
     }
+    let superseded = SUPERSEDED
+        .iter()
+        .filter(|old| relation.indexes.contains_key(**old));
+    steps.extend(superseded.map(|old| drop_index(relation, old)));
     if table.name == AGENT_MESSAGES.name && !relation.storage.contains("autovacuum_vacuum") {
         steps.push(Step::Advice(format!(
             "-- not run, since the table is yours; it keeps claims fast:\n\
@@ -252,18 +256,17 @@ fn index_steps(relation: &Relation, index: &str, create: String) -> Vec<Step> {
     match relation.indexes.get(index) {
         Some(true) => Vec::new(),
         None => vec![Step::Alone(create)],
-        Some(false) => vec![
-            Step::Alone(format!(
-                "DROP INDEX CONCURRENTLY {}.{index}",
-                relation.schema
-            )),
-            Step::Alone(create),
-        ],
+        Some(false) => vec![drop_index(relation, index), Step::Alone(create)],
     }
 }
 
+fn drop_index(relation: &Relation, index: &str) -> Step {
+    let sql = format!("DROP INDEX CONCURRENTLY {}.{index}", relation.schema);
+    Step::Alone(sql)
+}
+
 fn not_owned(table: &Table, relation: &Relation, catalog: &Catalog, missing: &[Step]) -> String {
-    let first = missing.iter().find(|step| !is_advice(step));
+    let first = missing.iter().find(|step| !step.is_advice());
     format!(
         "{}.{} belongs to `{}`, and `{}` may not change it: let its owner run `cogo-host migrate`, \
          which begins with {}",

@@ -1,10 +1,11 @@
 //! What the tables must have, and how each part is made where it is missing.
 //!
 //! Append-only in meaning: a later version adds columns and indexes here and
-//! raises [`VERSION`]; nothing is renamed, narrowed or dropped.
+//! raises [`VERSION`]; nothing is renamed, narrowed or dropped but an index of our
+//! own that another one replaces.
 
 /// What this build knows.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// A table that the host needs.
 pub(super) struct Table {
@@ -157,12 +158,13 @@ pub(super) const AGENT_MESSAGES: Table = Table {
     storage: BUSY_TABLE,
     unlogged: false,
     indexes: &[
-        // The claim's order. Shard and priority before the due time make lanes,
-        // each of which is read from its oldest row on and no further than now.
+        // The claim's order. Shard, priority and tenant before the due time make
+        // lanes, each of which is read from its oldest row on and no further
+        // than now.
         index(
-            "cogo_messages_due",
-            "(service, role, coalesce(shard, 0), priority, coalesce(retry_at, created_at), id) \
-             WHERE status = 'queued'",
+            "cogo_messages_turn",
+            "(service, role, coalesce(shard, 0), priority, coalesce(tenant, ''), \
+             coalesce(retry_at, created_at), id) WHERE status = 'queued'",
         ),
         // Leases of ours, by expiry.
         index(
@@ -241,6 +243,9 @@ pub(super) const BUS_EVENTS: Table = Table {
         index("cogo_events_message", "(message_id)"),
     ],
 };
+
+/// Indexes of our own that an earlier version made and this one does without.
+pub(super) const SUPERSEDED: [&str; 1] = ["cogo_messages_due"];
 
 /// Where existing events are not numbered, for readers that follow.
 pub(super) const EVENT_SEQ: &str = "event_seq";
