@@ -13,6 +13,7 @@
 )]
 
 mod bus;
+mod claims;
 mod floor;
 mod process;
 mod sandbox;
@@ -47,6 +48,9 @@ fn main() {
     }
     if runs("latency") {
         bus::latency();
+    }
+    if runs("claims") {
+        claims::flat();
     }
     if runs("swap") {
         swap::latency();

@@ -3,5 +3,6 @@
 
 mod connections;
 mod hints;
+mod lanes;
 mod migration;
 mod rows;
