@@ -7,6 +7,7 @@
 mod client;
 mod connection;
 mod demo;
+mod doctor;
 mod gate;
 mod migrate;
 mod output;
@@ -83,6 +84,8 @@ enum Command {
     Plugin(plugin::PluginCommand),
     /// Bring the database's schema up to date.
     Migrate(migrate::MigrateArgs),
+    /// Examine the installation and say what to mend.
+    Doctor(doctor::DoctorArgs),
     /// Show and check settings.
     #[command(subcommand)]
     Config(settings::ConfigCommand),
@@ -155,6 +158,7 @@ fn execute(cli: Cli, output: Output) -> Outcome {
         Command::Gate(args) => on_runtime(gate::gate(context, args)),
         Command::Plugin(command) => plugin::plugin(context, command),
         Command::Migrate(args) => on_runtime(migrate::migrate(context, args)),
+        Command::Doctor(args) => on_runtime(doctor::doctor(context, args)),
         Command::Config(command) => settings::config(&context, &command),
         // Answered before there was anything to log.
         Command::CompileComponent { .. } => Ok(Exit::Internal),

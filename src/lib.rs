@@ -31,6 +31,7 @@ pub mod artifacts;
 pub mod attempt;
 pub mod config;
 pub mod event;
+pub mod finding;
 pub mod gate;
 pub mod intake;
 pub mod payload;
@@ -50,5 +51,6 @@ pub mod trace;
 pub mod api;
 
 pub mod cli;
+pub mod doctor;
 pub mod host;
 pub mod telemetry;

@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use crate::attempt::Fence;
 use crate::event::{Event, NewEvent};
+use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{Digest, HolderId, MessageId, TraceId};
 use crate::route::{Route, RouteKey};
@@ -402,6 +403,10 @@ pub trait Store: Send + Sync + 'static {
     /// The routes of tasks that have not ended; for messages about routes that
     /// nobody serves.
     async fn routes(&self) -> Result<Vec<Route>>;
+
+    /// Examines the database: what keeps the bus from working, or working well.
+    /// Changes nothing.
+    async fn examine(&self) -> Result<Vec<Finding>>;
 
     /// Waits until a task may have become due, for hosts that have nothing to
     /// do. A hint only: it may come for nothing and may fail to come, so that

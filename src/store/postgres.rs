@@ -15,6 +15,7 @@ mod claim;
 mod connection;
 mod enqueue;
 mod evidence;
+mod examine;
 mod head;
 mod hint;
 mod hosts;
@@ -45,6 +46,7 @@ use super::{
 };
 use crate::attempt::Fence;
 use crate::event::{Event, NewEvent};
+use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{HolderId, MessageId};
 use crate::route::Route;
@@ -306,6 +308,10 @@ impl Store for PostgresStore {
 
     async fn routes(&self) -> Result<Vec<Route>> {
         self.named(read::routes(self)).await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        self.named(examine::examine(self)).await
     }
 
     async fn hint(&self, holder: &HolderId) {

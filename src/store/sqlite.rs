@@ -13,6 +13,7 @@ mod claim;
 mod connection;
 mod enqueue;
 mod evidence;
+mod examine;
 mod hosts;
 pub mod owner;
 mod read;
@@ -40,6 +41,7 @@ use super::{
 };
 use crate::attempt::Fence;
 use crate::event::{Event, NewEvent};
+use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{HolderId, MessageId};
 use crate::route::Route;
@@ -319,6 +321,10 @@ impl Store for SqliteStore {
 
     async fn routes(&self) -> Result<Vec<Route>> {
         self.named(read::routes(self)).await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        self.named(examine::examine(self)).await
     }
 
     async fn close(&self) -> Result<()> {

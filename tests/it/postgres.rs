@@ -2,6 +2,7 @@
 //! values that nothing else knows. The rest is the conformance suite's.
 
 mod connections;
+mod examine;
 mod hints;
 mod lanes;
 mod migration;

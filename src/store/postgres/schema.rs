@@ -92,6 +92,14 @@ pub(super) async fn check(store: &PostgresStore) -> Step<()> {
     Ok(())
 }
 
+/// The statements of what this build's schema still lacks, advice left out.
+pub(super) async fn missing(conn: &mut PgConnection) -> Step<Vec<String>> {
+    let catalog = Catalog::read(conn).await?;
+    let steps = plan::plan(&catalog, shape::VERSION)?;
+    let missing = steps.iter().filter(|step| !step.is_advice());
+    Ok(missing.map(|step| step.sql().to_owned()).collect())
+}
+
 pub(super) async fn event_shape(store: &PostgresStore) -> Step<EventShape> {
     let shape = store.event_shape.get_or_try_init(|| async {
         let mut turn = store.connections.turn().await?;
@@ -131,9 +139,7 @@ pub(super) async fn migrate(store: &PostgresStore, dry_run: bool) -> Step<Migrat
     run(&mut conn, &steps).await?;
     // Closing the session releases the lock.
     conn.close().await?;
-    let run = steps
-        .iter()
-        .filter(|step| !matches!(step, plan::Step::Advice(_)));
+    let run = steps.iter().filter(|step| !step.is_advice());
     migration.statements = run.map(|step| step.sql().to_owned()).collect();
     Ok(migration)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cogo_host::attempt::Fence;
 use cogo_host::event::{Event, NewEvent};
+use cogo_host::finding::Finding;
 use cogo_host::gate::{Evidence, Scope};
 use cogo_host::ids::{HolderId, MessageId};
 use cogo_host::route::Route;
@@ -331,6 +332,14 @@ impl Store for Faults {
 
     async fn routes(&self) -> Result<Vec<Route>> {
         self.inner.routes().await
+    }
+
+    async fn open_to_supabase(&self, dry_run: bool) -> Result<Vec<String>> {
+        self.inner.open_to_supabase(dry_run).await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        self.inner.examine().await
     }
 
     async fn close(&self) -> Result<()> {

@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 
 use crate::support::bed::Backdoor;
 use crate::support::hand::{DOCS, Hand, done, settlement, task, tasks};
+use crate::support::process::Installation;
 use crate::support::sqlite::{FileDoor, open};
 
 async fn refused(path: &Path, mode: OpenMode) -> StoreError {
@@ -225,4 +226,33 @@ async fn text_that_is_no_utf8_does_not_stop_the_queue() {
     store.settle(&hand.id, &ends).await.unwrap();
     let depth = store.depth().await.unwrap();
     assert_eq!((depth.queued, depth.claimed, depth.done), (0, 0, 2));
+}
+
+#[test]
+fn doctor_examines_a_file_and_what_lies_around_it() {
+    let here = Installation::new();
+    // Nothing is there yet, and nothing is made by looking.
+    let report = here.run(&["doctor", "--json"]).expect(0).data();
+    assert_eq!(report["checks"][1]["state"], "unknown", "{report}");
+    assert!(!here.path().join(".cogo").exists());
+    let _ = here.run(&["migrate"]).expect(0);
+    let report = here.run(&["doctor", "--json"]).expect(0).data();
+    for id in ["journal", "synchronous", "owner", "space", "integrity"] {
+        let id = format!("sqlite.{id}");
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["id"] == *id);
+        assert_eq!(check.unwrap()["state"], "pass", "{report}");
+    }
+    let here = here
+        .with("COGO_PLUGINS_DIR", "nowhere")
+        .with("COGO_WORKER_URL", "http://127.0.0.1:1");
+    let finished = here.run(&["doctor"]).expect(1);
+    for part in [
+        "nowhere",
+        "127.0.0.1:1",
+        "COGO_PLUGINS_DIR",
+        "start the worker",
+    ] {
+        assert!(finished.stdout.contains(part), "{}", finished.stdout);
+    }
 }

@@ -29,6 +29,10 @@ impl Step {
             Self::Together(sql) | Self::Alone(sql) | Self::Advice(sql) => sql,
         }
     }
+
+    pub(super) const fn is_advice(&self) -> bool {
+        matches!(self, Self::Advice(_))
+    }
 }
 
 /// # Errors
@@ -46,7 +50,7 @@ pub(super) fn plan(catalog: &Catalog, from: i64) -> Result<Vec<Step>, StoreError
         match catalog.relations.get(table.name) {
             None => steps.extend(create(table, &schema, &catalog.outsiders)),
             Some(relation) => match complete(table, relation) {
-                Ok(missing) if missing.iter().all(is_advice) || relation.owned => {
+                Ok(missing) if missing.iter().all(Step::is_advice) || relation.owned => {
                     steps.extend(missing);
                 }
                 Ok(missing) => problems.push(not_owned(table, relation, catalog, &missing)),
@@ -62,10 +66,6 @@ pub(super) fn plan(catalog: &Catalog, from: i64) -> Result<Vec<Step>, StoreError
         steps.push(Step::Alone(sql));
     }
     Ok(steps)
-}
-
-fn is_advice(step: &Step) -> bool {
-    matches!(step, Step::Advice(_))
 }
 
 /// New tables lie beside the tasks, else where this user's tables go.
