@@ -42,6 +42,9 @@ pub enum StoreError {
     /// Out of reach or too busy for now; the same call may go through later.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
+    /// TLS was asked for and is not to be had as asked.
+    #[error("the connection cannot be secured: {problem}")]
+    Insecure { problem: String, fix: &'static str },
     /// No room left; the host pauses claims until there is.
     #[error("the database has no space left: {0}")]
     Full(String),
@@ -86,6 +89,7 @@ impl StoreError {
             Self::Unavailable(_) => {
                 "check that the database runs, and that nothing else holds a lock on it"
             }
+            Self::Insecure { fix, .. } => fix,
             Self::Full(_) => "free disk space; the host goes on by itself",
             Self::Newer { .. } => "use the newer cogo-host that migrated it",
             Self::NotMigrated => "run `cogo-host migrate`",

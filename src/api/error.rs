@@ -72,6 +72,7 @@ pub(super) enum ApiError {
 const fn told(error: &StoreError) -> &'static str {
     match error {
         StoreError::Unavailable(_) => "the database is unavailable",
+        StoreError::Insecure { .. } => "the database cannot be reached securely",
         StoreError::Full(_) => "the database has no space left",
         StoreError::Newer { .. } => "the database has a newer schema than this host knows",
         StoreError::NotMigrated => "the database has no schema yet",
@@ -142,7 +143,8 @@ impl ApiError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Store(
-                StoreError::Newer { .. }
+                StoreError::Insecure { .. }
+                | StoreError::Newer { .. }
                 | StoreError::NotMigrated
                 | StoreError::Missing(_)
                 | StoreError::ReadOnly(_)
@@ -181,6 +183,7 @@ impl ApiError {
             Self::ArtifactsUnavailable(_) => "artifacts_unavailable",
             Self::Store(error) => match error {
                 StoreError::Unavailable(_) => "database_unavailable",
+                StoreError::Insecure { .. } => "database_insecure",
                 StoreError::Full(_) => "database_full",
                 StoreError::Newer { .. } | StoreError::NotMigrated => "database_schema",
                 StoreError::Missing(_) => "database_missing",

@@ -81,6 +81,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let (exit, code) = match &error {
             StoreError::Unavailable(_) => (Exit::Unavailable, "database_unavailable"),
+            StoreError::Insecure { .. } => (Exit::Usage, "database_insecure"),
             StoreError::Full(_) => (Exit::Unavailable, "database_full"),
             StoreError::Newer { .. } => (Exit::Usage, "database_newer"),
             StoreError::NotMigrated => (Exit::Usage, "database_not_migrated"),

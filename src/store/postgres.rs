@@ -25,6 +25,7 @@ mod retire;
 mod row;
 mod schema;
 mod settle;
+mod tls;
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
@@ -87,7 +88,8 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Missing`] where the server
     /// has no such database, [`StoreError::Refused`] for options or a user that
-    /// it does not take, [`StoreError::Newer`] for the schema of a later build.
+    /// it does not take, [`StoreError::Insecure`] where TLS is asked for and not
+    /// to be had, [`StoreError::Newer`] for the schema of a later build.
     /// Each names host and database, none the password.
     pub async fn open(url: &Url) -> Result<Self> {
         let (options, pooled) = connection::options(url)?;
@@ -153,6 +155,9 @@ impl PostgresStore {
 /// Sorts an error by what can be done about it.
 /// Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
 fn sorted(cause: &sqlx::Error, place: &str) -> StoreError {
+    if let Some(refusal) = tls::refusal(cause, place) {
+        return refusal;
+    }
     let problem = format!("{place}: {cause}");
     let sqlx::Error::Database(database) = cause else {
         return match cause {

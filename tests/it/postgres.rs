@@ -7,3 +7,4 @@ mod hints;
 mod lanes;
 mod migration;
 mod rows;
+mod tls;

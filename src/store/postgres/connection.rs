@@ -19,7 +19,7 @@ use sqlx::query::Query;
 use sqlx::{ConnectOptions, Connection, Postgres};
 use url::Url;
 
-use super::{Step, Trouble};
+use super::{Step, Trouble, tls};
 use crate::store::StoreError;
 
 /// Few, since poolers that keep a server for each session have few to give, and
@@ -32,6 +32,8 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 const MAX_IDLE: Duration = Duration::from_secs(5 * 60);
 /// The port by which Supabase's pooler hands out transactions.
 const TRANSACTION_POOLER_PORT: u16 = 6543;
+/// What a URL may call the file of the server's CA certificate.
+const ROOT_CERTIFICATE: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
 
 /// What a connection is set to. Scans of whole tables are for reports alone,
 /// and a plan that was made while a table was small must not become one; the
@@ -77,7 +79,8 @@ pub(super) struct Connections {
 /// The options of a URL, and whether it leads through a transaction pooler.
 ///
 /// # Errors
-/// [`StoreError::Refused`] for an option that cannot be; it names no secret.
+/// [`StoreError::Refused`] for an option that cannot be, [`StoreError::Insecure`]
+/// for a CA certificate that cannot be read; neither names a secret.
 pub(super) fn options(url: &Url) -> Result<(PgConnectOptions, bool), StoreError> {
     let mut url = url.clone();
     let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
@@ -109,6 +112,10 @@ pub(super) fn options(url: &Url) -> Result<(PgConnectOptions, bool), StoreError>
     if supabase && !says_ssl {
         options = options.ssl_mode(PgSslMode::Require);
     }
+    let root = pairs
+        .iter()
+        .find(|(key, _)| ROOT_CERTIFICATE.contains(&key.as_str()));
+    options = tls::checked(options, root.map(|(_, file)| file.as_str()))?;
     if pooled {
         options = options.statement_cache_capacity(0);
     }

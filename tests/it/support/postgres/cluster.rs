@@ -130,6 +130,26 @@ shared_buffers = 64MB
         status.unwrap().success()
     }
 
+    /// From now on the server offers TLS, with this certificate and its key, as
+    /// PEM.
+    pub fn offer_tls(&self, certificate: &str, key: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let data = self.dir.join("data");
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let file = data.join(name);
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            if is_root() {
+                chown(&file, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+            }
+        }
+        let settings = data.join("postgresql.conf");
+        let mut settings = fs::OpenOptions::new().append(true).open(settings).unwrap();
+        settings.write_all(b"ssl = on\n").unwrap();
+        self.stop_fast();
+        assert!(self.try_start(), "no server with TLS:\n{}", self.log());
+    }
+
     /// Ends the server as a crash would.
     pub fn kill(&self) {
         self.stop("immediate");
