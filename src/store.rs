@@ -233,7 +233,8 @@ pub struct Latency {
     pub n: u64,
 }
 
-/// How full the bus is, by status.
+/// How full the bus is, by status. Large counts may be estimates of the
+/// database: this is for people and their graphs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Depth {
     pub queued: u64,
@@ -314,6 +315,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Newer`] when a later build migrated it.
     async fn migrate(&self, dry_run: bool) -> Result<Migration>;
+
+    /// Grants and publishes what Supabase needs on top of the schema; the
+    /// statements. Run again, it does nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where this is no database of Supabase.
+    async fn open_to_supabase(&self, dry_run: bool) -> Result<Vec<String>>;
 
     /// Fails with what is wrong when the schema is not the one this build knows.
     async fn check_schema(&self) -> Result<()>;

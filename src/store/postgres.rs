@@ -203,6 +203,11 @@ impl Store for PostgresStore {
         done.map_err(|trouble| self.name(trouble))
     }
 
+    async fn open_to_supabase(&self, dry_run: bool) -> Result<Vec<String>> {
+        let done = schema::open_to_supabase(self, dry_run).await;
+        done.map_err(|trouble| self.name(trouble))
+    }
+
     async fn check_schema(&self) -> Result<()> {
         self.named(schema::check(self)).await
     }

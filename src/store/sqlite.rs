@@ -211,6 +211,11 @@ impl Store for SqliteStore {
         self.named(schema::migrate(self, dry_run)).await
     }
 
+    async fn open_to_supabase(&self, _dry_run: bool) -> Result<Vec<String>> {
+        let problem = "Supabase is Postgres, and this bus is a SQLite file";
+        Err(StoreError::Refused(problem.to_owned()))
+    }
+
     async fn check_schema(&self) -> Result<()> {
         self.named(schema::check(self)).await
     }

@@ -7,4 +7,5 @@ mod hints;
 mod lanes;
 mod migration;
 mod rows;
+mod supabase;
 mod tls;

@@ -10,6 +10,7 @@
 mod catalog;
 mod plan;
 mod shape;
+mod supabase;
 
 use std::time::Duration;
 
@@ -142,6 +143,20 @@ pub(super) async fn migrate(store: &PostgresStore, dry_run: bool) -> Step<Migrat
     let run = steps.iter().filter(|step| !step.is_advice());
     migration.statements = run.map(|step| step.sql().to_owned()).collect();
     Ok(migration)
+}
+
+/// Grants and publication for Supabase; the statements run, or to run.
+pub(super) async fn open_to_supabase(store: &PostgresStore, dry_run: bool) -> Step<Vec<String>> {
+    let mut conn = store.connections.probe().await?;
+    sqlx::raw_sql("BEGIN").execute(&mut conn).await?;
+    let statements = supabase::missing(&mut conn).await?;
+    sqlx::raw_sql("COMMIT").execute(&mut conn).await?;
+    if !dry_run && !statements.is_empty() {
+        let script = format!("BEGIN; {LOCK_PATIENCE}; {}; COMMIT", statements.join(";\n"));
+        run_patiently(&mut conn, &script).await?;
+    }
+    conn.close().await?;
+    Ok(statements)
 }
 
 /// What is to be done, from what the catalog says.

@@ -9,7 +9,7 @@ use crate::support::postgres::{cluster, connect, empty, execute, open, superuser
 
 /// As an installation made them: only the original columns, nullable where its
 /// dashboard leaves them so, events numbered by nothing.
-const ORIGINAL: &str = "
+pub(super) const ORIGINAL: &str = "
 CREATE TABLE agent_messages (
   id uuid PRIMARY KEY DEFAULT gen_random_uuid(), created_at timestamptz DEFAULT now(),
   service text NOT NULL, role varchar NOT NULL, shard bigint, tenant text,
@@ -274,7 +274,7 @@ async fn tables_that_cannot_serve_are_refused_by_name() {
 }
 
 /// The roles of a Supabase project, whose `postgres` is no superuser.
-const SUPABASE_ROLES: &str = "
+pub(super) const SUPABASE_ROLES: &str = "
 CREATE ROLE postgres LOGIN NOSUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS;
 CREATE ROLE anon NOLOGIN; CREATE ROLE authenticated NOLOGIN;
 CREATE ROLE service_role NOLOGIN BYPASSRLS;
@@ -285,7 +285,7 @@ GRANT anon, authenticated, service_role TO postgres;";
 
 /// What `supabase init` leaves in a database of before October 2026: everything
 /// in `public` is granted to everybody by default.
-const SUPABASE_DATABASE: &str = "
+pub(super) const SUPABASE_DATABASE: &str = "
 ALTER SCHEMA public OWNER TO postgres;
 CREATE PUBLICATION supabase_realtime;
 ALTER PUBLICATION supabase_realtime OWNER TO postgres;
