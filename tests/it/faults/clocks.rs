@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::chance;
 use super::fleet::{Bus, Member};
-use super::load::{Load, taking};
+use super::load::{Hosts, Load, taking};
 
 /// Far longer than any test, far shorter than the clocks are apart: a host that
 /// judged by its own clock would take or lose every lease at once.
@@ -67,7 +67,7 @@ fn clocks_an_hour_apart_steal_nothing() {
     let mut tasks = load.mixed(&mut chance, 200);
     tasks.extend((0..24).map(|_| load.done(taking(3_000))));
     bus.submit(&tasks);
-    let lost = load.verdict(&bus);
+    let lost = load.verdict(&bus, Hosts::Lived);
     assert!(lost.is_empty(), "stolen from {lost:?}");
     assert_eq!(bus.count_events("task_rescued", None), 0);
     assert_eq!(bus.count_events("lease_lost", None), 0);

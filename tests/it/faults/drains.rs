@@ -8,7 +8,7 @@ use rand::Rng as _;
 use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::fleet::{Bus, LONG_LEASE_MS, Member};
-use super::load::{Load, stalled};
+use super::load::{Hosts, Load, stalled};
 use super::{chance, times};
 use crate::support::process::until;
 
@@ -50,7 +50,7 @@ fn a_drain_at_load_burns_no_attempt() {
     }
     endless.iter().for_each(|task| bus.cancel(task.id));
     host.start();
-    let lost = load.verdict(&bus);
+    let lost = load.verdict(&bus, Hosts::Lived);
     assert!(lost.is_empty(), "burnt by {lost:?}");
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::Rng as _;
 
 use super::fleet::{Bus, Member, SHORT_LEASE_MS};
-use super::load::Load;
+use super::load::{Hosts, Load};
 use super::{chance, times};
 
 #[test]
@@ -30,7 +30,7 @@ fn a_file_survives_the_kills_of_its_host() {
         host.kill();
     }
     host.start();
-    load.verdict(&bus);
+    load.verdict(&bus, Hosts::Died);
     let holder = host.holder();
     host.drain();
     bus.check_drained(&holder);

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedMutRandom as _, IndexedRandom as _};
 
 use super::fleet::{Bus, CONCURRENCY, ClosedGate, LONG_LEASE_MS, Member, SHORT_LEASE_MS};
-use super::load::{Load, stalled, taking};
+use super::load::{Hosts, Load, stalled, taking};
 use super::{CLAIM, SETTLE, chance, times};
 use crate::support::process::until;
 
@@ -168,7 +168,7 @@ fn a_storm_of_kills_loses_nothing() {
         // What ended stays as it is.
         let _ = bus.tasks();
     }
-    let lost: usize = load.verdict(&bus).values().sum();
+    let lost: usize = load.verdict(&bus, Hosts::Died).values().sum();
     let bound = kills * CONCURRENCY;
     assert!(
         lost as u64 <= bound,

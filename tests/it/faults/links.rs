@@ -1,12 +1,12 @@
 //! The wire between a host and the server breaks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
 use super::fleet::{Bus, LONG_LEASE_MS, Member, SHORT_LEASE_MS};
-use super::load::{Load, taking};
+use super::load::{Hosts, Load, taking};
 use super::{CLAIM, SETTLE, chance, times};
 use crate::support::postgres::cluster;
 use crate::support::process::until;
@@ -116,7 +116,7 @@ fn broken_wires_lose_nothing() {
             hosts.iter_mut().for_each(Member::must_run);
         }
     }
-    load.verdict(&bus);
+    load.verdict(&bus, Hosts::Lived);
     let done_by = |holder: &str| {
         let sql = format!("SELECT count(*) FROM executor_attempts WHERE host = '{holder}'");
         bus.numbers(&sql)[0]
@@ -127,6 +127,42 @@ fn broken_wires_lose_nothing() {
         host.drain();
         bus.check_drained(&holder);
     }
+}
+
+/// No error tells that such a wire is dead: what is under way ends because the
+/// host stops waiting for it.
+#[test]
+fn a_wire_that_swallows_everything_for_long_is_outlived() {
+    const LONG: Duration = Duration::from_secs(30);
+    let bus = Bus::shared();
+    let wire = Proxy::start(cluster().port());
+    let mut host = Member::new("swallowed", &bus.url_by(wire.port()), SHORT_LEASE_MS).started();
+    let mut load = Load::default();
+    // Something runs when it begins, and something comes while it lasts.
+    let mut tasks = vec![load.done(taking(2_000))];
+    bus.submit(&tasks);
+    let holder = host.holder();
+    until("a task runs", &mut || {
+        (bus.held_by(&holder) == 1).then_some(())
+    });
+    wire.set(Wire::BlackHole);
+    let begun = Instant::now();
+    let waiting = load.done(taking(0));
+    bus.submit(std::slice::from_ref(&waiting));
+    until("the host says that nobody answers", &mut || {
+        host.log().contains("did not answer within").then_some(())
+    });
+    until("it has lasted long enough", &mut || {
+        host.must_run();
+        (begun.elapsed() >= LONG).then_some(())
+    });
+    assert!(!bus.task(waiting.id).status.is_terminal());
+    wire.set(Wire::Open);
+    tasks.push(waiting);
+    bus.until_ended(&tasks);
+    load.verdict(&bus, Hosts::Lived);
+    host.drain();
+    bus.check_drained(&holder);
 }
 
 /// What a host sent long ago must not count when it arrives.

@@ -20,6 +20,15 @@ enum End {
     Failed,
 }
 
+/// What became of the hosts themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hosts {
+    /// Some were killed, so that a task may be taken for what kills them.
+    Died,
+    /// None died, whatever else broke: no task is to blame for anything.
+    Lived,
+}
+
 /// Every task that was put on the bus, with the end that it asks for.
 #[derive(Default)]
 pub struct Load {
@@ -83,7 +92,7 @@ impl Load {
     /// # Panics
     /// When a task was lost, done twice, or ended as it should not have, or an
     /// invariant does not hold.
-    pub fn verdict(&self, bus: &Bus) -> BTreeMap<String, usize> {
+    pub fn verdict(&self, bus: &Bus, hosts: Hosts) -> BTreeMap<String, usize> {
         bus.until("every task has ended", |tasks| {
             tasks.iter().all(|task| task.status.is_terminal())
         });
@@ -111,7 +120,11 @@ impl Load {
                 (Status::Done, End::Done) => "done",
                 (Status::Failed, End::Failed) if error.contains("mock_permanent") => "failed",
                 // Three hosts died under it: that is what the rule is for.
-                (Status::Failed, _) if error.contains(POISONED) && deaths >= POISON_DEATHS => {
+                (Status::Failed, _)
+                    if hosts == Hosts::Died
+                        && error.contains(POISONED)
+                        && deaths >= POISON_DEATHS =>
+                {
                     "poisoned"
                 }
                 _ => panic!("{id} was to be {end:?} and is {:?}: {error}", task.status),

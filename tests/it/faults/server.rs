@@ -2,7 +2,7 @@
 
 use super::chance;
 use super::fleet::{Bus, Member, SHORT_LEASE_MS};
-use super::load::{Load, taking};
+use super::load::{Hosts, Load, taking};
 use super::times;
 use crate::support::postgres::cluster::Cluster;
 
@@ -35,7 +35,7 @@ fn hosts_survive(test: &str, end: impl Fn(&Cluster)) {
         bus.until_ended(&tasks);
         hosts.iter_mut().for_each(Member::must_run);
     }
-    load.verdict(&bus);
+    load.verdict(&bus, Hosts::Lived);
     for host in &mut hosts {
         let holder = host.holder();
         host.drain();
