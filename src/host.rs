@@ -51,6 +51,8 @@ pub use swap::{Started, SwapEvent, Swapper};
 const BEAT: Duration = Duration::from_secs(10);
 /// How long a guest may take to give way; the sandbox cuts it a little earlier.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+/// How long the database may take over the end of a host that has drained.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Why the host does not start.
 #[derive(Debug, thiserror::Error)]
@@ -235,11 +237,18 @@ impl Host {
                 tracing::error!(%error, "a part of the host broke");
             }
         }
-        if let Err(error) = self.store.leave(self.bus.holder()).await {
-            tracing::debug!(%error, "cannot take this host off the bus's list");
-        }
-        if let Err(error) = self.store.close().await {
-            tracing::warn!(%error, "the database did not close cleanly");
+        // Nothing hangs on either: a host that is gone is soon seen to be, and
+        // what is durable has been committed.
+        let ending = async {
+            if let Err(error) = self.store.leave(self.bus.holder()).await {
+                tracing::debug!(%error, "cannot take this host off the bus's list");
+            }
+            if let Err(error) = self.store.close().await {
+                tracing::warn!(%error, "the database did not close cleanly");
+            }
+        };
+        if tokio::time::timeout(GOODBYE, ending).await.is_err() {
+            tracing::warn!("the database does not answer; the host ends without a goodbye");
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::ids::MessageId;
 use crate::route::Route;
 use crate::store::rows;
 use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter};
-use crate::task::TaskRow;
+use crate::task::{Status, TaskRow};
 
 const PING: &str = "SELECT count(*) FROM cogo_host_schema";
 
@@ -64,23 +64,69 @@ FROM executor_attempts
 WHERE message_id = $1
 ORDER BY lease_epoch";
 
-/// Each status by the partial index that knows it.
+/// Each status by the partial index that knows it, and no further than
+/// [`COUNTED`]: whoever asks every few seconds must not read a million entries
+/// each time. When the oldest is due is read by hopping from lane to lane.
 const DEPTH: &str = "
+WITH RECURSIVE lane AS (
+  (SELECT m.service, m.role, coalesce(m.shard, 0) AS shard, m.priority,
+    coalesce(m.tenant, '') AS tenant, coalesce(m.retry_at, m.created_at) AS due
+  FROM agent_messages AS m
+  WHERE m.status = 'queued'
+  ORDER BY m.service, m.role, coalesce(m.shard, 0), m.priority, coalesce(m.tenant, ''),
+    coalesce(m.retry_at, m.created_at)
+  LIMIT 1)
+  UNION ALL
+  SELECT head.*
+  FROM lane
+  CROSS JOIN LATERAL (
+    SELECT m.service, m.role, coalesce(m.shard, 0) AS shard, m.priority,
+      coalesce(m.tenant, '') AS tenant, coalesce(m.retry_at, m.created_at) AS due
+    FROM agent_messages AS m
+    WHERE m.status = 'queued'
+      AND (m.service, m.role, coalesce(m.shard, 0), m.priority, coalesce(m.tenant, ''))
+        > (lane.service, lane.role, lane.shard, lane.priority, lane.tenant)
+    ORDER BY m.service, m.role, coalesce(m.shard, 0), m.priority, coalesce(m.tenant, ''),
+      coalesce(m.retry_at, m.created_at)
+    LIMIT 1
+  ) AS head
+)
 SELECT
-  (SELECT count(*) FROM agent_messages WHERE status = 'queued') AS queued,
+  (SELECT count(*) FROM (
+    SELECT FROM agent_messages WHERE status = 'queued' LIMIT $1) AS counted) AS queued,
   (SELECT count(*) FROM agent_messages WHERE status = 'claimed' AND lease_expires_at IS NOT NULL)
     + (SELECT count(*) FROM agent_messages WHERE status = 'claimed' AND lease_expires_at IS NULL)
     AS claimed,
-  (SELECT count(*) FROM agent_messages
-   WHERE status IN ('done', 'failed') AND status = 'done') AS done,
-  (SELECT count(*) FROM agent_messages
-   WHERE status IN ('done', 'failed') AND status = 'failed') AS failed,
-  (SELECT (extract(epoch FROM
-      now() - greatest(min(coalesce(retry_at, created_at)), '0001-01-01 UTC')) * 1000)::bigint
-   FROM agent_messages
-   WHERE status = 'queued' AND coalesce(retry_at, created_at) <= now()
+  (SELECT count(*) FROM (
+    SELECT FROM agent_messages
+    WHERE status IN ('done', 'failed') AND status = 'done' LIMIT $1) AS counted) AS done,
+  (SELECT count(*) FROM (
+    SELECT FROM agent_messages
+    WHERE status IN ('done', 'failed') AND status = 'failed' LIMIT $1) AS counted) AS failed,
+  (SELECT (extract(epoch FROM now() - greatest(min(due), '0001-01-01 UTC')) * 1000)::bigint
+   FROM lane
+   WHERE due <= now()
    HAVING count(*) > 0
   ) AS oldest_due_ms";
+
+/// Beyond so many, the planner's estimate is what is known.
+const COUNTED: i64 = 10_000;
+
+/// What the planner makes of a status, from the statistics that it keeps.
+const ESTIMATES: [(Status, &str); 3] = [
+    (
+        Status::Queued,
+        "EXPLAIN (FORMAT JSON) SELECT FROM agent_messages WHERE status = 'queued'",
+    ),
+    (
+        Status::Done,
+        "EXPLAIN (FORMAT JSON) SELECT FROM agent_messages WHERE status = 'done'",
+    ),
+    (
+        Status::Failed,
+        "EXPLAIN (FORMAT JSON) SELECT FROM agent_messages WHERE status = 'failed'",
+    ),
+];
 
 const SELECT_ARTIFACT: &str = "
 SELECT message_id, task_id, trace_id, path, content_type, digest, bytes, created_at
@@ -212,10 +258,32 @@ WHERE TRUE"
 
 pub(super) async fn depth(store: &PostgresStore) -> Step<Depth> {
     let mut turn = store.connections.turn().await?;
-    let query = turn.query(DEPTH);
+    let query = turn.query(DEPTH).bind(COUNTED);
     let row = query.fetch_one(turn.conn()).await?;
+    let mut depth = rows::depth(&PgCells::of("agent_messages", &row))?;
+    for (status, sql) in ESTIMATES {
+        let count = match status {
+            Status::Queued => &mut depth.queued,
+            Status::Claimed => &mut depth.claimed,
+            Status::Done => &mut depth.done,
+            Status::Failed => &mut depth.failed,
+        };
+        if *count >= COUNTED.unsigned_abs() {
+            let row = sqlx::raw_sql(sql).fetch_one(turn.conn()).await?;
+            *count = estimate(&row)?.max(*count);
+        }
+    }
     turn.finish().await?;
-    rows::depth(&PgCells::of("agent_messages", &row))
+    Ok(depth)
+}
+
+/// The rows that a plan expects.
+fn estimate(row: &sqlx::postgres::PgRow) -> Step<u64> {
+    let plan: serde_json::Value = sqlx::Row::try_get(row, 0)?;
+    let rows = plan.pointer("/0/Plan/Plan Rows");
+    let rows = rows.and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+    // Out of range, it is the nearest that there is.
+    Ok(rows as u64)
 }
 
 pub(super) async fn artifact(

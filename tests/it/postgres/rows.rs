@@ -123,3 +123,25 @@ async fn a_claim_stays_within_its_limit_whatever_the_planner_believes() {
     let claimed = "SELECT count(*) FROM agent_messages WHERE status = 'claimed'";
     assert_eq!(bed.door.number(claimed).await, 63);
 }
+
+#[tokio::test]
+async fn a_large_bus_is_told_by_estimate_and_a_small_one_exactly() {
+    let url = migrated().await;
+    let store = open(&url).await;
+    let mut conn = connect(&url).await;
+    execute(
+        &mut conn,
+        "INSERT INTO agent_messages (service, role, created_at)
+         SELECT 'docs', 'r' || i % 3, now() - i * interval '1 second'
+         FROM generate_series(1, 25000) AS i;
+         INSERT INTO agent_messages (service, role, status)
+         SELECT 'docs', 'render', 'failed' FROM generate_series(1, 7);
+         ANALYZE agent_messages",
+    )
+    .await;
+    let depth = store.depth().await.unwrap();
+    assert!((20_000..30_000).contains(&depth.queued), "{depth:?}");
+    assert_eq!((depth.claimed, depth.done, depth.failed), (0, 0, 7));
+    let oldest = depth.oldest_due_ms.unwrap();
+    assert!((25_000_000..26_000_000).contains(&oldest), "{depth:?}");
+}
