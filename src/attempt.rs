@@ -280,6 +280,8 @@ pub enum AttemptOutcome {
     Drained,
     /// Given back since the host was at fault.
     HostFault,
+    /// It probed a real path that is still down; given back.
+    Probe,
     /// The holder vanished; its lease expired.
     Lost,
 }
@@ -293,6 +295,7 @@ impl AttemptOutcome {
             Self::Cancelled => "cancelled",
             Self::Drained => "drained",
             Self::HostFault => "host-fault",
+            Self::Probe => "probe",
             Self::Lost => "lost",
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::attempt::{AttemptOutcome, AttemptRecord, Problem};
 use crate::ids::{MessageId, TraceId};
 use crate::route::{Route, RouteKey};
-use crate::task::{CANCELLED, Next, ROUTE_HELD};
+use crate::task::{self, CANCELLED, Next};
 
 /// Written when a task enters the bus, or at its first claim if somebody else
 /// put it there.
@@ -26,6 +26,21 @@ pub const LEASE_LOST: &str = "lease_lost";
 /// An expired lease was taken back.
 pub const TASK_RESCUED: &str = "task_rescued";
 pub const GATE_VIOLATION: &str = "gate_violation";
+/// An operator set the flag of a route, or left it to configuration and stage.
+pub const FLAG_CHANGED: &str = "flag_changed";
+/// A route's tasks wait from now on: it was paused, or its real path is down and
+/// nothing may stand in.
+pub const ROUTE_HELD: &str = "route_held";
+/// What [`ROUTE_HELD`] told of is over.
+pub const ROUTE_RELEASED: &str = "route_released";
+/// An operator lets the mock stand in for the real executor, for a while.
+pub const FALLBACK_APPROVED: &str = "fallback_approved";
+/// An operator took that back.
+pub const FALLBACK_REVOKED: &str = "fallback_revoked";
+/// The real path of a route is taken for down.
+pub const BREAKER_OPENED: &str = "breaker_opened";
+/// It works again.
+pub const BREAKER_CLOSED: &str = "breaker_closed";
 /// A plugin serves of which no version served before.
 pub const PLUGIN_LOADED: &str = "plugin_loaded";
 /// Another version of a plugin serves, or none any more.
@@ -134,7 +149,7 @@ impl Subject<'_> {
                 let code = code.or(attempt.code.as_deref());
                 let reason = match (problem, attempt.outcome) {
                     (Some(problem), _) => problem.message.as_str(),
-                    (None, _) if code == Some(ROUTE_HELD) => "the route is held",
+                    (None, _) if code == Some(task::ROUTE_HELD) => "the route is held",
                     (None, AttemptOutcome::Drained) => "the host is draining",
                     (None, _) => "given back",
                 };

@@ -5,10 +5,11 @@
 //!
 //! A producer inserts a row into `agent_messages`. The [`bus`] claims it under
 //! a lease ([`store`]), checks its [`payload`], and [`selection`] names the
-//! plugin by stage, flag, rollout, breaker and approval. The attempt goes to
-//! the [`attempt::Executor`], which is the sandbox in [`plugin`]: a fresh
-//! instance for this one attempt, cut off at its deadline, reaching only what
-//! the operator granted. What comes back is sorted by who acts next,
+//! plugin by stage, flag, rollout, [`breaker`] and approval, as the bus holds
+//! them ([`control`]). The attempt goes to the [`attempt::Executor`], which is
+//! the sandbox in [`plugin`]: a fresh instance for this one attempt, cut off at
+//! its deadline, reaching only what the operator granted. What comes back is
+//! sorted by who acts next,
 //! [`task::next_state`] turns it into the row's next state, and one transaction
 //! writes that state, the attempt row, the [`event`]s and the artifacts,
 //! provided that the lease is still held. [`gate`]s judge what the bus recorded.
@@ -29,7 +30,9 @@ pub mod stage;
 
 pub mod artifacts;
 pub mod attempt;
+pub mod breaker;
 pub mod config;
+pub mod control;
 pub mod event;
 pub mod finding;
 pub mod gate;

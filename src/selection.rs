@@ -35,9 +35,22 @@ pub enum Breaker {
 }
 
 /// A recorded permission to use the mock in place of the real executor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ApprovalId(pub String);
+
+impl ApprovalId {
+    /// A new one, short enough to be typed.
+    pub fn generate() -> Self {
+        Self(format!("fa-{:010x}", rand::random::<u64>() >> 24))
+    }
+}
+
+impl std::fmt::Display for ApprovalId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// A rollout in progress, seen from one task.
 #[derive(Debug, Clone)]

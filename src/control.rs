@@ -1,0 +1,314 @@
+//! What operators and the hosts decided about routes while they run: flags,
+//! pauses, approvals of the fallback, breakers. It lies on the bus, so that every
+//! host knows it within a second, and beats every configuration.
+//!
+//! Pure values and the events that go with a decision. Nothing here decides what
+//! a task gets: [`crate::selection`] does, from what this says of its route.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::breaker::{BreakerRow, Cause, RealPath};
+use crate::event::{
+    BREAKER_CLOSED, BREAKER_OPENED, FALLBACK_APPROVED, FALLBACK_REVOKED, FLAG_CHANGED, NewEvent,
+    ROUTE_HELD, ROUTE_RELEASED,
+};
+use crate::ids::TraceId;
+use crate::route::{Route, RouteKey};
+use crate::selection::ApprovalId;
+
+/// The longest reason, in bytes.
+pub const MAX_REASON: usize = 1_000;
+/// The longest that an approval of the fallback may last.
+pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Everything that was decided, as one read of the bus found it. A rollout in
+/// progress is such a decision, too: it belongs here, beside the flags.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Controls {
+    pub flags: BTreeMap<RouteKey, FlagRow>,
+    pub pauses: BTreeMap<RouteKey, PauseRow>,
+    /// Those in force, the one that lasts longest first.
+    pub approvals: Vec<ApprovalRow>,
+    pub breakers: Vec<BreakerRow>,
+    /// Rows that somebody wrote by hand and nobody can read.
+    pub unreadable: Vec<String>,
+}
+
+impl Controls {
+    /// Whether anything was decided otherwise, whatever time has passed.
+    pub fn differ_from(&self, other: &Self) -> bool {
+        let ids = |controls: &Self| -> Vec<ApprovalId> {
+            let approvals = controls.approvals.iter();
+            approvals.map(|approval| approval.id.clone()).collect()
+        };
+        let revisions = |controls: &Self| -> Vec<(RealPath, i64)> {
+            let breakers = controls.breakers.iter();
+            breakers.map(|b| (b.path.clone(), b.revision)).collect()
+        };
+        self.flags != other.flags
+            || self.pauses != other.pauses
+            || self.unreadable != other.unreadable
+            || ids(self) != ids(other)
+            || revisions(self) != revisions(other)
+    }
+}
+
+/// A route's flag as it is set on the bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlagRow {
+    pub route: RouteKey,
+    /// Whether the real executor runs.
+    pub enabled: bool,
+    pub actor: String,
+    pub reason: Option<String>,
+    pub changed_at: DateTime<Utc>,
+}
+
+/// A route that an operator stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseRow {
+    pub route: RouteKey,
+    pub actor: String,
+    pub reason: Option<String>,
+    pub paused_at: DateTime<Utc>,
+}
+
+/// A permission to use the mock in place of the real executor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRow {
+    pub id: ApprovalId,
+    pub route: RouteKey,
+    pub reason: String,
+    pub approver: String,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    pub revoked_by: Option<String>,
+    /// Until it ends by itself, by the database's clock; zero once it is over.
+    pub left_ms: u64,
+}
+
+/// Who decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decider {
+    /// By the name of a token, or whatever else the host knows them by.
+    Named(String),
+    /// Whoever the database takes the connection for.
+    DatabaseRole,
+}
+
+/// Who decides something, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub by: Decider,
+    pub reason: Option<Reason>,
+}
+
+/// Why somebody decides something, in their own words: not empty, one line, and
+/// no longer than [`MAX_REASON`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Reason(String);
+
+/// Why a text is no reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidReason {
+    #[error("the reason is empty")]
+    Empty,
+    #[error("the reason has {0} bytes; at most {MAX_REASON} are kept")]
+    TooLong(usize),
+}
+
+impl Reason {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Reason {
+    type Err = InvalidReason;
+
+    fn from_str(text: &str) -> Result<Self, InvalidReason> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(InvalidReason::Empty);
+        }
+        if text.len() > MAX_REASON {
+            return Err(InvalidReason::TooLong(text.len()));
+        }
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        Ok(Self(text.chars().map(printable).collect()))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What became of a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Decided {
+    /// The bus holds it now, with its event in this trace.
+    Changed { trace_id: TraceId },
+    /// It was so before; nothing was written.
+    Already,
+}
+
+/// What became of the wish to end an approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revoked {
+    Now {
+        trace_id: TraceId,
+    },
+    /// It was revoked or had expired before.
+    Over,
+    Unknown,
+}
+
+/// The command that lets the mock stand in on a route.
+pub fn approve_command(route: &RouteKey) -> String {
+    format!("cogo-host fallback approve --route {route} --reason TEXT --ttl 30m")
+}
+
+/// The event of a flag that was set, or left to configuration and stage again.
+pub fn flag_changed(
+    route: &RouteKey,
+    (from, to): (Option<bool>, Option<bool>),
+    actor: &str,
+    reason: Option<&Reason>,
+) -> NewEvent {
+    let payload = json!({ "actor": actor, "from": from, "to": to });
+    event(FLAG_CHANGED, route, reason.map(Reason::as_str), payload)
+}
+
+/// The event of a route that an operator paused.
+pub fn paused(route: &RouteKey, actor: &str, reason: Option<&Reason>) -> NewEvent {
+    let payload = json!({ "actor": actor, "cause": "paused" });
+    event(ROUTE_HELD, route, reason.map(Reason::as_str), payload)
+}
+
+/// The event of a route that an operator let go on.
+pub fn resumed(route: &RouteKey, actor: &str, reason: Option<&Reason>) -> NewEvent {
+    let payload = json!({ "actor": actor, "cause": "paused" });
+    event(ROUTE_RELEASED, route, reason.map(Reason::as_str), payload)
+}
+
+/// The event of a fallback that was approved.
+pub fn approved(approval: &ApprovalRow) -> NewEvent {
+    let payload = json!({
+        "actor": approval.approver,
+        "approval": approval.id,
+        "expires_at": approval.expires_at,
+    });
+    let reason = Some(approval.reason.as_str());
+    event(FALLBACK_APPROVED, &approval.route, reason, payload)
+}
+
+/// The event of an approval that was taken back.
+pub fn revoked(
+    id: &ApprovalId,
+    route: &RouteKey,
+    actor: &str,
+    reason: Option<&Reason>,
+) -> NewEvent {
+    let payload = json!({ "actor": actor, "approval": id });
+    event(FALLBACK_REVOKED, route, reason.map(Reason::as_str), payload)
+}
+
+/// The events of a breaker that opened. Where that holds the route, the second
+/// names the command that asks for the mock.
+pub fn breaker_opened(path: &RealPath, cause: &Cause, host: &str, holds: bool) -> Vec<NewEvent> {
+    let RealPath { plugin, route } = path;
+    let reason = format!("the real path by `{plugin}` is down: {cause}");
+    let payload = json!({ "plugin": plugin, "host": host, "evidence": cause });
+    let mut events = vec![event(BREAKER_OPENED, route, Some(&reason), payload)];
+    if holds {
+        let payload = json!({
+            "plugin": plugin,
+            "host": host,
+            "cause": "breaker_open",
+            "approve": approve_command(route),
+        });
+        events.push(event(ROUTE_HELD, route, Some(&reason), payload));
+    }
+    in_one_trace(events)
+}
+
+/// The events of a breaker that closed.
+pub fn breaker_closed(path: &RealPath, host: &str, held: bool) -> Vec<NewEvent> {
+    const REASON: &str = "the worker answered a probe";
+    let RealPath { plugin, route } = path;
+    let payload = json!({ "plugin": plugin, "host": host, "cause": "breaker_open" });
+    let mut events = vec![event(BREAKER_CLOSED, route, Some(REASON), payload.clone())];
+    if held {
+        events.push(event(ROUTE_RELEASED, route, Some(REASON), payload));
+    }
+    in_one_trace(events)
+}
+
+fn event(event_type: &str, route: &RouteKey, reason: Option<&str>, payload: Value) -> NewEvent {
+    NewEvent {
+        event_type: event_type.to_owned(),
+        message_id: None,
+        route: Some(Route::of(route.clone())),
+        trace_id: TraceId::generate(),
+        reason: reason.map(str::to_owned),
+        payload,
+    }
+}
+
+fn in_one_trace(mut events: Vec<NewEvent>) -> Vec<NewEvent> {
+    let first = events.first().map(|event| event.trace_id.clone());
+    if let Some(trace_id) = first {
+        for event in &mut events {
+            event.trace_id = trace_id.clone();
+        }
+    }
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_of_a_bounded_length() {
+        let reason = |text: &str| text.parse::<Reason>();
+        assert_eq!(
+            reason("  the worker\nis down ").unwrap().as_str(),
+            "the worker is down"
+        );
+        assert_eq!(reason(" \n"), Err(InvalidReason::Empty));
+        let long = "x".repeat(MAX_REASON + 1);
+        assert_eq!(reason(&long), Err(InvalidReason::TooLong(MAX_REASON + 1)));
+    }
+
+    #[test]
+    fn a_held_route_names_the_command_that_helps() {
+        let path = RealPath {
+            plugin: "cogo-worker".parse().unwrap(),
+            route: "code/build-test".parse().unwrap(),
+        };
+        let cause = Cause::Unreachable {
+            attempts: 5,
+            tasks: 2,
+        };
+        let events = breaker_opened(&path, &cause, "h", true);
+        let types: Vec<&str> = events.iter().map(|e| e.event_type.as_str()).collect();
+        assert_eq!(types, [BREAKER_OPENED, ROUTE_HELD]);
+        assert_eq!(events[0].trace_id, events[1].trace_id);
+        assert_eq!(
+            events[1].payload["approve"],
+            "cogo-host fallback approve --route code/build-test --reason TEXT --ttl 30m"
+        );
+    }
+}
