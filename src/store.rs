@@ -8,6 +8,7 @@
 
 mod audit;
 mod cells;
+mod control;
 mod postgres;
 mod rows;
 mod sqlite;
@@ -22,15 +23,19 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::attempt::Fence;
+use crate::breaker::RealPath;
+use crate::control::{ApprovalRow, Controls, Decided, Decision, Revoked};
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{Digest, HolderId, MessageId, TraceId};
 use crate::route::{Route, RouteKey};
+use crate::selection::ApprovalId;
 use crate::stage::Stage;
 use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, Status, TaskRow};
 
 pub use self::audit::CANCEL_REQUESTED;
+pub use self::control::{BreakerMove, NewApproval, PathEvidence};
 pub use self::postgres::PostgresStore;
 pub use self::sqlite::owner::{Owner, OwnerLock, OwnershipError, read_owner};
 pub use self::sqlite::{OpenMode, SqliteStore};
@@ -370,6 +375,45 @@ pub trait Store: Send + Sync + 'static {
 
     /// Asks to cancel a task; `None` if there is no such task.
     async fn cancel(&self, id: MessageId, actor: &str) -> Result<Option<Cancelled>>;
+
+    /// Everything that was decided about routes, in one cheap read.
+    async fn controls(&self) -> Result<Controls>;
+
+    /// Sets the flag of a route, or with `None` leaves it to configuration and
+    /// stage again.
+    async fn set_flag(
+        &self,
+        route: &RouteKey,
+        to: Option<bool>,
+        decision: &Decision,
+    ) -> Result<Decided>;
+
+    /// Lets the tasks of a route wait, on every host.
+    async fn pause(&self, route: &RouteKey, decision: &Decision) -> Result<Decided>;
+
+    /// Takes a pause back.
+    async fn resume(&self, route: &RouteKey, decision: &Decision) -> Result<Decided>;
+
+    /// Lets the mock stand in for the real executor of a route, for a while.
+    async fn approve(&self, approval: &NewApproval) -> Result<ApprovalRow>;
+
+    /// Ends an approval before its time.
+    async fn revoke(&self, id: &ApprovalId, decision: &Decision) -> Result<Revoked>;
+
+    /// The approvals that there ever were, newest first.
+    async fn approvals(&self, limit: u32) -> Result<Vec<ApprovalRow>>;
+
+    /// What the real paths with closed breakers met lately, of those that met
+    /// failures at all: [`crate::breaker`] says what counts.
+    async fn path_evidence(&self) -> Result<Vec<PathEvidence>>;
+
+    /// Changes a breaker, with its events; `false` where somebody else changed
+    /// it before.
+    async fn move_breaker(&self, change: &BreakerMove<'_>) -> Result<bool>;
+
+    /// Shows that a probe is still under way, for `lease` from now; `false` once
+    /// it is no more.
+    async fn keep_probe(&self, path: &RealPath, revision: i64, lease: Duration) -> Result<bool>;
 
     /// Writes events that accompany no state change of a task.
     async fn record(&self, events: &[NewEvent]) -> Result<()>;

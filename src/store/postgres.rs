@@ -10,9 +10,11 @@
 //! Shown by the conformance suite, `tests/it/store.rs`, and by
 //! `tests/it/postgres.rs`.
 
+mod breaker;
 mod cancel;
 mod claim;
 mod connection;
+mod control;
 mod enqueue;
 mod evidence;
 mod examine;
@@ -42,15 +44,19 @@ use self::hint::Hints;
 use self::schema::EventShape;
 use super::cells::{Cells, Step, Trouble};
 use super::{
-    ArtifactRow, AttemptRow, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat, HostRow,
-    Latency, Migration, Renewal, Rescued, Result, Retention, Store, StoreError, TaskFilter, Want,
+    ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat,
+    HostRow, Latency, Migration, NewApproval, PathEvidence, Renewal, Rescued, Result, Retention,
+    Store, StoreError, TaskFilter, Want,
 };
 use crate::attempt::Fence;
+use crate::breaker::RealPath;
+use crate::control::{ApprovalRow, Controls, Decided, Decision, Revoked};
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{HolderId, MessageId};
-use crate::route::Route;
+use crate::route::{Route, RouteKey};
+use crate::selection::ApprovalId;
 use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, TaskRow};
 
 type PgCells<'r> = Cells<'r, sqlx::postgres::PgRow>;
@@ -256,6 +262,53 @@ impl Store for PostgresStore {
 
     async fn cancel(&self, id: MessageId, actor: &str) -> Result<Option<Cancelled>> {
         self.named(cancel::cancel(self, id, actor)).await
+    }
+
+    async fn controls(&self) -> Result<Controls> {
+        self.named(control::controls(self)).await
+    }
+
+    async fn set_flag(
+        &self,
+        route: &RouteKey,
+        to: Option<bool>,
+        decision: &Decision,
+    ) -> Result<Decided> {
+        self.named(control::set_flag(self, route, to, decision))
+            .await
+    }
+
+    async fn pause(&self, route: &RouteKey, decision: &Decision) -> Result<Decided> {
+        self.named(control::pause(self, route, decision)).await
+    }
+
+    async fn resume(&self, route: &RouteKey, decision: &Decision) -> Result<Decided> {
+        self.named(control::resume(self, route, decision)).await
+    }
+
+    async fn approve(&self, approval: &NewApproval) -> Result<ApprovalRow> {
+        self.named(control::approve(self, approval)).await
+    }
+
+    async fn revoke(&self, id: &ApprovalId, decision: &Decision) -> Result<Revoked> {
+        self.named(control::revoke(self, id, decision)).await
+    }
+
+    async fn approvals(&self, limit: u32) -> Result<Vec<ApprovalRow>> {
+        self.named(control::approvals(self, limit)).await
+    }
+
+    async fn path_evidence(&self) -> Result<Vec<PathEvidence>> {
+        self.named(breaker::evidence(self)).await
+    }
+
+    async fn move_breaker(&self, change: &BreakerMove<'_>) -> Result<bool> {
+        self.named(breaker::change(self, change)).await
+    }
+
+    async fn keep_probe(&self, path: &RealPath, revision: i64, lease: Duration) -> Result<bool> {
+        self.named(breaker::keep_probe(self, path, revision, lease))
+            .await
     }
 
     async fn record(&self, events: &[NewEvent]) -> Result<()> {

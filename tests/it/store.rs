@@ -38,7 +38,9 @@ macro_rules! conformance {
     };
 }
 
+mod breakers;
 mod claims;
+mod decisions;
 mod differential;
 mod enqueues;
 mod fairness;

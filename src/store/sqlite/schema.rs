@@ -12,9 +12,10 @@ use super::{SqliteStore, Step};
 use crate::store::{Migration, StoreError};
 
 /// The steps; the version of a file is how many of them it has seen.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     include_str!("schema/1_bus.sql"),
     include_str!("schema/2_turns.sql"),
+    include_str!("schema/3_controls.sql"),
 ];
 
 /// What this build knows.

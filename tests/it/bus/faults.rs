@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cogo_host::attempt::Fence;
+use cogo_host::breaker::RealPath;
+use cogo_host::control::{ApprovalRow, Controls, Decided, Decision, Revoked};
 use cogo_host::event::{Event, NewEvent};
 use cogo_host::finding::Finding;
 use cogo_host::gate::{Evidence, Scope};
 use cogo_host::ids::{HolderId, MessageId};
-use cogo_host::route::Route;
+use cogo_host::route::{Route, RouteKey};
+use cogo_host::selection::ApprovalId;
 use cogo_host::store::{
-    ArtifactRow, AttemptRow, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat, HostRow,
-    Latency, Migration, Renewal, Rescued, Result, Retention, Store, StoreError, TaskFilter, Want,
+    ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat,
+    HostRow, Latency, Migration, NewApproval, PathEvidence, Renewal, Rescued, Result, Retention,
+    Store, StoreError, TaskFilter, Want,
 };
 use cogo_host::task::{Claim, Enqueued, NewTask, Next, Settled, Settlement, TaskRow};
 use rand::rngs::StdRng;
@@ -32,6 +36,7 @@ pub enum Op {
     Expire,
     NextDue,
     Retire,
+    Controls,
 }
 
 /// Where a call goes wrong.
@@ -275,6 +280,51 @@ impl Store for Faults {
 
     async fn cancel(&self, id: MessageId, actor: &str) -> Result<Option<Cancelled>> {
         self.inner.cancel(id, actor).await
+    }
+
+    async fn controls(&self) -> Result<Controls> {
+        self.pass(Op::Controls, self.inner.controls()).await
+    }
+
+    async fn set_flag(
+        &self,
+        route: &RouteKey,
+        to: Option<bool>,
+        decision: &Decision,
+    ) -> Result<Decided> {
+        self.inner.set_flag(route, to, decision).await
+    }
+
+    async fn pause(&self, route: &RouteKey, decision: &Decision) -> Result<Decided> {
+        self.inner.pause(route, decision).await
+    }
+
+    async fn resume(&self, route: &RouteKey, decision: &Decision) -> Result<Decided> {
+        self.inner.resume(route, decision).await
+    }
+
+    async fn approve(&self, approval: &NewApproval) -> Result<ApprovalRow> {
+        self.inner.approve(approval).await
+    }
+
+    async fn revoke(&self, id: &ApprovalId, decision: &Decision) -> Result<Revoked> {
+        self.inner.revoke(id, decision).await
+    }
+
+    async fn approvals(&self, limit: u32) -> Result<Vec<ApprovalRow>> {
+        self.inner.approvals(limit).await
+    }
+
+    async fn path_evidence(&self) -> Result<Vec<PathEvidence>> {
+        self.inner.path_evidence().await
+    }
+
+    async fn move_breaker(&self, change: &BreakerMove<'_>) -> Result<bool> {
+        self.inner.move_breaker(change).await
+    }
+
+    async fn keep_probe(&self, path: &RealPath, revision: i64, lease: Duration) -> Result<bool> {
+        self.inner.keep_probe(path, revision, lease).await
     }
 
     async fn record(&self, events: &[NewEvent]) -> Result<()> {

@@ -70,6 +70,30 @@ async fn an_empty_database_is_brought_up_once() {
 }
 
 #[tokio::test]
+async fn the_schema_before_gains_what_is_new() {
+    let url = crate::support::postgres::migrated().await;
+    let mut conn = connect(&url).await;
+    execute(
+        &mut conn,
+        "DROP TABLE executor_flags, executor_pauses, executor_approvals, executor_breakers;
+         DROP INDEX executor_attempts_worker;
+         UPDATE cogo_host_schema SET version = 1",
+    )
+    .await;
+    let store = open(&url).await;
+    assert!(matches!(
+        store.check_schema().await,
+        Err(StoreError::NotMigrated)
+    ));
+    let done = store.migrate(false).await.unwrap();
+    assert_eq!((done.from, done.to), (1, 2));
+    store.check_schema().await.unwrap();
+    assert!(store.controls().await.unwrap().flags.is_empty());
+    let index = "SELECT count(*) FROM pg_indexes WHERE indexname = 'executor_attempts_worker'";
+    assert_eq!(texts(&mut conn, index).await, [Some("1".to_owned())]);
+}
+
+#[tokio::test]
 async fn existing_tables_gain_what_they_lack_and_keep_the_rest() {
     let url = empty().await;
     let mut conn = connect(&url).await;

@@ -4,8 +4,12 @@
 //! raises [`VERSION`]; nothing is renamed, narrowed or dropped but an index of our
 //! own that another one replaces.
 
+mod controls;
+
+use self::controls::{EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES};
+
 /// What this build knows.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// A table that the host needs.
 pub(super) struct Table {
@@ -52,6 +56,7 @@ const INTEGER: &[&str] = &["integer", "bigint", "smallint"];
 const BIGINT: &[&str] = &["bigint"];
 const INSTANT: &[&str] = &["timestamp with time zone"];
 const JSON: &[&str] = &["jsonb"];
+const BOOLEAN: &[&str] = &["boolean"];
 
 const fn add(name: &'static str, kinds: &'static [&'static str], rest: &'static str) -> Column {
     Column {
@@ -281,10 +286,18 @@ const EXECUTOR_ATTEMPTS: Table = Table {
     constraints: "PRIMARY KEY (message_id, lease_epoch)",
     storage: "",
     unlogged: false,
-    indexes: &[index(
-        "executor_attempts_ended",
-        "USING brin (ended_at) WITH (autosummarize = on)",
-    )],
+    indexes: &[
+        index(
+            "executor_attempts_ended",
+            "USING brin (ended_at) WITH (autosummarize = on)",
+        ),
+        // What breakers look at: few, so that an attempt which ends well costs
+        // nothing here.
+        index(
+            "executor_attempts_worker",
+            "(ended_at) WHERE blame = 'worker'",
+        ),
+    ],
 };
 
 /// What settled attempts published; the bytes lie elsewhere, by their digest.
@@ -355,13 +368,17 @@ const COGO_HOST_SCHEMA: Table = Table {
     indexes: &[],
 };
 
-pub(super) const TABLES: [&Table; 7] = [
+pub(super) const TABLES: [&Table; 11] = [
     &AGENT_MESSAGES,
     &BUS_EVENTS,
     &EXECUTOR_ATTEMPTS,
     &EXECUTOR_ARTIFACTS,
     &EXECUTOR_HOSTS,
     &EXECUTOR_WAITERS,
+    &EXECUTOR_FLAGS,
+    &EXECUTOR_PAUSES,
+    &EXECUTOR_APPROVALS,
+    &EXECUTOR_BREAKERS,
     &COGO_HOST_SCHEMA,
 ];
 

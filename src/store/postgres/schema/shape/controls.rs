@@ -1,0 +1,87 @@
+//! The tables of what was decided about routes while they run.
+
+use super::{BIGINT, BOOLEAN, INSTANT, INTEGER, JSON, TEXT, Table, add, index, need};
+
+/// The flags of routes, where they were set on the bus.
+pub(super) const EXECUTOR_FLAGS: Table = Table {
+    name: "executor_flags",
+    columns: &[
+        need("route", TEXT, "NOT NULL PRIMARY KEY"),
+        need("enabled", BOOLEAN, "NOT NULL"),
+        need("actor", TEXT, "NOT NULL"),
+        add("reason", TEXT, ""),
+        add("changed_at", INSTANT, "NOT NULL DEFAULT now()"),
+    ],
+    constraints: "",
+    storage: "",
+    unlogged: false,
+    indexes: &[],
+};
+
+/// The routes that operators stopped.
+pub(super) const EXECUTOR_PAUSES: Table = Table {
+    name: "executor_pauses",
+    columns: &[
+        need("route", TEXT, "NOT NULL PRIMARY KEY"),
+        need("actor", TEXT, "NOT NULL"),
+        add("reason", TEXT, ""),
+        add("paused_at", INSTANT, "NOT NULL DEFAULT now()"),
+    ],
+    constraints: "",
+    storage: "",
+    unlogged: false,
+    indexes: &[],
+};
+
+/// Approvals of the fallback; kept after they ended.
+pub(super) const EXECUTOR_APPROVALS: Table = Table {
+    name: "executor_approvals",
+    columns: &[
+        need("id", TEXT, "NOT NULL PRIMARY KEY"),
+        need("route", TEXT, "NOT NULL"),
+        need("reason", TEXT, "NOT NULL"),
+        need("approver", TEXT, "NOT NULL"),
+        add("created_at", INSTANT, "NOT NULL DEFAULT now()"),
+        need("expires_at", INSTANT, "NOT NULL"),
+        add("revoked_at", INSTANT, ""),
+        add("revoked_by", TEXT, ""),
+    ],
+    constraints: "",
+    storage: "",
+    unlogged: false,
+    indexes: &[
+        index(
+            "executor_approvals_expiry",
+            "(expires_at) WHERE revoked_at IS NULL",
+        ),
+        index("executor_approvals_created", "(created_at)"),
+    ],
+};
+
+/// The real paths, each a plugin on a route, that were ever down. Only who names
+/// the revision that a row has may change it.
+pub(super) const EXECUTOR_BREAKERS: Table = Table {
+    name: "executor_breakers",
+    columns: &[
+        need("plugin", TEXT, "NOT NULL"),
+        need("route", TEXT, "NOT NULL"),
+        need("revision", BIGINT, "NOT NULL"),
+        need(
+            "state",
+            TEXT,
+            "NOT NULL CHECK (state IN ('closed', 'open', 'probing'))",
+        ),
+        add("cause", JSON, ""),
+        add("failed_probes", INTEGER, "NOT NULL DEFAULT 0"),
+        add("probe_at", INSTANT, ""),
+        add("probe_holder", TEXT, ""),
+        add("probe_until", INSTANT, ""),
+        // What began before this is no evidence.
+        add("closed_at", INSTANT, ""),
+        add("changed_at", INSTANT, "NOT NULL DEFAULT now()"),
+    ],
+    constraints: "PRIMARY KEY (plugin, route)",
+    storage: "",
+    unlogged: false,
+    indexes: &[],
+};
