@@ -39,7 +39,7 @@ use tokio::sync::Semaphore;
 pub use auth::{Actor, Auth, InvalidTokens, NoTokens, Protection, Tokens};
 pub use facts::{
     DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginSource, PluginView,
-    PreviousView, Profile, ReadinessCheck, RefusedFileView, RouteView, ServingView,
+    PreviousView, Profile, ReadinessCheck, RefusedFileView, RouteDecided, RouteView, ServingView,
 };
 pub use hosts::HostNames;
 pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};

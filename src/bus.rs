@@ -21,7 +21,7 @@ mod claimer;
 mod flight;
 mod lease;
 mod maintenance;
-mod outage;
+pub(crate) mod outage;
 mod outcome;
 mod settler;
 

@@ -20,6 +20,7 @@ pub use layers::{Layers, Origin};
 pub use settings::{SETTINGS, Setting, ShownSetting, show};
 
 use crate::attempt::Kind;
+use crate::breaker::Timing;
 use crate::gate::Thresholds;
 use crate::ids::{Digest, PluginName};
 use crate::retry::RetryPolicy;
@@ -84,6 +85,8 @@ pub struct Config {
     pub concurrency: u32,
     pub guest_threads: usize,
     pub retry: RetryPolicy,
+    /// When a real path that is taken for down is tried again.
+    pub breaker: Timing,
     pub retention_days: Option<u32>,
     pub audit_retention_days: Option<u32>,
     pub artifacts_base: Option<String>,

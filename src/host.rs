@@ -5,11 +5,16 @@
 //! decision finds it in [`crate::selection`], [`crate::gate`] or
 //! [`crate::task`].
 
+mod breakers;
+mod controls;
+mod deciding;
 mod facts;
+mod holds;
 mod live_routes;
 mod operator;
 mod plugin_views;
 mod plugins;
+mod probes;
 mod recorder;
 mod routes;
 mod swap;
@@ -37,6 +42,8 @@ use crate::stage::Stage;
 use crate::store::{
     self, BusUrl, HostBeat, OpenMode, OwnerLock, OwnershipError, Retention, Store, StoreError,
 };
+use breakers::{Breakers, Pace};
+pub use controls::LiveControls;
 use facts::Facts;
 pub use live_routes::LiveRoutes;
 use operator::Operator;
@@ -135,7 +142,10 @@ impl Host {
         } = Swapper::start(config, loader).await?;
         let swapper = Arc::new(swapper);
         let catalog = Arc::clone(swapper.catalog());
-        let routes = Arc::new(LiveRoutes::start(config, Arc::clone(&catalog) as _)?);
+        let controls = Arc::new(LiveControls::default());
+        controls.refresh(&*store).await?;
+        let plugins = Arc::clone(&catalog) as _;
+        let routes = Arc::new(LiveRoutes::start(config, plugins, Arc::clone(&controls))?);
         let auth = auth(config)?;
         let listener = listen(config).await?;
         let address = listener.local_addr().map_err(|source| HostError::Listen {
@@ -162,7 +172,16 @@ impl Host {
             bus: bus.clone(),
         };
         let mut background = following.start(watcher, events, &ending);
-        background.push(recording);
+        let breakers = Breakers {
+            store: Arc::clone(&store),
+            routes: Arc::clone(&routes),
+            holder: bus.holder().clone(),
+            timing: config.breaker,
+            pace: Pace::default(),
+        };
+        let deciding =
+            deciding::follow(Arc::clone(&controls), breakers, bus.clone(), ending.clone());
+        background.extend([recording, tokio::spawn(deciding)]);
         let operator = Operator {
             swapper: Arc::clone(&swapper),
             recorder,

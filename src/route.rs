@@ -163,7 +163,7 @@ pub enum Policy {
 }
 
 /// Which plugins a route may run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoutePlugins {
     /// A real executor and its stand-in; flag and stage choose.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attempt::{PluginVersion, Problem};
+use crate::breaker::{Probe, RealPath, Said};
 use crate::ids::PluginName;
 use crate::route::RouteKey;
 use crate::selection::Why;
@@ -30,6 +31,29 @@ pub struct ServedRoute {
     /// At most this many attempts of the plugin at once on this host.
     pub plugin_concurrency: u32,
     pub reclaim_foreign_after: Option<Duration>,
+    /// The route is held but for one task, which is to find out whether its real
+    /// path works again; whatever else of it still runs.
+    pub only_probe: bool,
+}
+
+impl ServedRoute {
+    pub fn known(&self) -> KnownRoute {
+        KnownRoute {
+            key: self.key.clone(),
+            shard: self.shard,
+            tenant: self.tenant.clone(),
+        }
+    }
+}
+
+/// A route that this host is there for, whether or not it is held now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownRoute {
+    pub key: RouteKey,
+    /// `None` means every shard.
+    pub shard: Option<i32>,
+    /// `None` means every tenant.
+    pub tenant: Option<String>,
 }
 
 /// The executor of one attempt.
@@ -39,8 +63,18 @@ pub struct Assigned {
     pub why: Why,
     /// How long the attempt may run.
     pub deadline: Duration,
+    /// Set where the attempt probes a real path that is taken for down.
+    pub probe: Option<Probe>,
     /// Kept until the attempt has ended.
     pub hold: Hold,
+}
+
+/// What an attempt on a real path came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedAttempt {
+    pub path: RealPath,
+    pub probe: bool,
+    pub said: Said,
 }
 
 /// Keeps a plugin version loaded from its assignment to the end of the attempt,
@@ -79,9 +113,15 @@ pub trait Routing: Send + Sync + 'static {
     /// The routes to claim from now.
     fn served(&self) -> Vec<ServedRoute>;
 
+    /// All routes that this host is there for, held ones among them.
+    fn known(&self) -> Vec<KnownRoute>;
+
     /// The executor of this attempt at this task.
     ///
     /// # Errors
     /// [`Unassigned`] gives the claim back, attempt refunded.
     fn assign(&self, claim: &Claim, last_attempt: bool) -> Result<Assigned, Unassigned>;
+
+    /// An attempt on a real path has ended, and the bus holds its end.
+    fn ended(&self, attempt: EndedAttempt);
 }

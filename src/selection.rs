@@ -16,6 +16,8 @@ pub struct Situation<'a> {
     pub stage: Stage,
     pub policy: Policy,
     pub plugins: &'a RoutePlugins,
+    /// An operator stopped the route.
+    pub paused: bool,
     /// The route's flag as set; `None` leaves it to stage and policy.
     pub flag: Option<bool>,
     pub breaker: Breaker,
@@ -32,6 +34,8 @@ pub enum Breaker {
     Closed,
     /// Too many failures: nothing but probes goes through.
     Open,
+    /// It is open, and this attempt is to find out whether it still should be.
+    Probe,
 }
 
 /// A recorded permission to use the mock in place of the real executor.
@@ -94,6 +98,8 @@ pub enum HoldReason {
     BreakerOpen,
     /// Production refuses the mock that a flag asks for while it runs.
     FlagOff,
+    /// An operator stopped the route.
+    Paused,
 }
 
 /// The reasons for a choice, as the attempt row keeps them.
@@ -103,6 +109,9 @@ pub struct Why {
     pub basis: Basis,
     /// The mock stands in for the real executor that the policy prescribes.
     pub fallback: bool,
+    /// The real path was taken for down; this attempt was to find out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,6 +152,9 @@ pub enum Basis {
 
 /// Chooses the executor of one attempt.
 pub fn select(situation: &Situation<'_>) -> Choice {
+    if situation.paused {
+        return Choice::Hold(HoldReason::Paused);
+    }
     let (real, mock) = match situation.plugins {
         RoutePlugins::Only(plugin) => {
             return run(situation, plugin, Path::Only, Basis::OnlyPlugin);
@@ -157,11 +169,12 @@ pub fn select(situation: &Situation<'_>) -> Choice {
         return run(situation, mock, Path::Mock, basis);
     }
     match (situation.breaker, situation.policy, situation.stage) {
-        (Breaker::Closed, _, _)
+        (Breaker::Closed | Breaker::Probe, _, _)
         // Tasks retry against the real path; nothing stands in for it.
         | (Breaker::Open, Policy::Optional, _)
         | (Breaker::Open, Policy::Required, Stage::Development) => {
-            run(situation, real, Path::Real, basis)
+            let probe = situation.breaker == Breaker::Probe;
+            probing(run(situation, real, Path::Real, basis), probe)
         }
         (Breaker::Open, Policy::Required, Stage::Staging) => fallback(mock, None),
         (Breaker::Open, Policy::Required, Stage::Production) => match situation.approval {
@@ -204,10 +217,18 @@ fn run(situation: &Situation<'_>, plugin: &PluginName, path: Path, basis: Basis)
             path,
             basis,
             fallback: false,
+            probe: false,
             approval: None,
             rollout: rollout_why,
         },
     }
+}
+
+fn probing(mut choice: Choice, probe: bool) -> Choice {
+    if let Choice::Run { why, .. } = &mut choice {
+        why.probe = probe;
+    }
+    choice
 }
 
 fn fallback(mock: &PluginName, approval: Option<ApprovalId>) -> Choice {
@@ -218,6 +239,7 @@ fn fallback(mock: &PluginName, approval: Option<ApprovalId>) -> Choice {
             path: Path::Mock,
             basis: Basis::BreakerOpen,
             fallback: true,
+            probe: false,
             approval,
             rollout: None,
         },
@@ -239,10 +261,12 @@ mod tests {
             } => format!(
                 "{plugin}{}{}",
                 if digest.is_some() { "@candidate" } else { "" },
-                match (why.fallback, &why.approval) {
-                    (true, Some(_)) => " fallback approved",
-                    (true, None) => " fallback",
-                    (false, _) => "",
+                match (why.fallback, &why.approval, why.probe) {
+                    (true, Some(_), false) => " fallback approved",
+                    (true, None, false) => " fallback",
+                    (false, None, true) => " probe",
+                    (false, None, false) => "",
+                    _ => panic!("{why:?}"),
                 }
             ),
         }
@@ -259,18 +283,23 @@ mod tests {
         for policy in [Policy::Required, Policy::Optional] {
             for stage in Stage::ALL {
                 for flag in [None, Some(false), Some(true)] {
-                    for breaker in [Breaker::Closed, Breaker::Open] {
+                    for breaker in [Breaker::Closed, Breaker::Open, Breaker::Probe] {
                         for approved in [false, true] {
-                            let choice = select(&Situation {
+                            let mut situation = Situation {
                                 stage,
                                 policy,
                                 plugins: &plugins,
+                                paused: false,
                                 flag,
                                 breaker,
                                 approval: approved.then_some(&approval),
                                 rollout: None,
                                 last_attempt: false,
-                            });
+                            };
+                            let choice = select(&situation);
+                            situation.paused = true;
+                            let paused = Choice::Hold(HoldReason::Paused);
+                            assert_eq!(select(&situation), paused);
                             let flag = match flag {
                                 None => "unset",
                                 Some(false) => "off",
@@ -303,6 +332,7 @@ mod tests {
                         stage: Stage::Staging,
                         policy: Policy::Required,
                         plugins: &plugins,
+                        paused: false,
                         flag: None,
                         breaker: Breaker::Closed,
                         approval: None,

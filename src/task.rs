@@ -23,6 +23,7 @@ use serde_json::Value;
 use crate::attempt::{
     AttemptEnd, AttemptRecord, Blame, Fence, LeaseEpoch, Problem, StagedArtifact, StopReason, Usage,
 };
+use crate::breaker::{Probe, is_answer};
 use crate::event::NewEvent;
 use crate::ids::{MessageId, TraceId};
 use crate::report::Outcome;
@@ -202,6 +203,8 @@ pub enum Refund {
     Drain,
     /// The host was at fault; `host_faults` counts it.
     HostFault,
+    /// The host chose to try a real path that it takes for down, and it is.
+    Probe,
 }
 
 /// The code of a task that was cancelled; also the text of its `error`.
@@ -229,6 +232,8 @@ pub struct Standing {
     pub host_faults: u32,
     /// What is left of the task's time to live when the attempt ended.
     pub ttl_left: Option<Duration>,
+    /// The attempt probed a real path that is taken for down.
+    pub probe: Option<Probe>,
 }
 
 /// The row's next state after an attempt, should the lease still be held when it
@@ -263,9 +268,14 @@ pub fn next_state(
             let problem = Problem::new("deadline_exceeded", message, Blame::Guest);
             retried(problem, None, standing, retry, jitter)
         }
-        AttemptEnd::Retryable { problem, after } => {
-            retried(problem, after, standing, retry, jitter)
-        }
+        AttemptEnd::Retryable { problem, after } => match standing.probe {
+            Some(probe) if problem.blame == Blame::Worker && !is_answer(&problem.code) => {
+                let usual = || retry.delay(standing.attempt, after, jitter);
+                let delay = probe.stay_back.unwrap_or_else(usual);
+                within_ttl(problem, delay, Refund::Probe, standing)
+            }
+            _ => retried(problem, after, standing, retry, jitter),
+        },
         AttemptEnd::HostFault(problem) => given_back(problem, standing, retry, jitter),
     }
 }
@@ -374,7 +384,40 @@ mod tests {
             max_attempts: 5,
             host_faults,
             ttl_left,
+            probe: None,
         }
+    }
+
+    #[test]
+    fn a_probe_that_fails_is_given_back_whatever_attempt_it_was() {
+        let retryable = |code, blame| AttemptEnd::Retryable {
+            problem: Problem::new(code, "as told", blame),
+            after: None,
+        };
+        let refund = |end, stay_back| {
+            let probe = Some(Probe { stay_back });
+            let standing = Standing {
+                probe,
+                ..standing(5, 0, None)
+            };
+            match next(end, &standing) {
+                Next::Queued { delay, refund, .. } => Some((refund, delay)),
+                _ => None,
+            }
+        };
+        let back = Duration::from_secs(9);
+        assert_eq!(
+            refund(retryable("worker_unreachable", Blame::Worker), Some(back)),
+            Some((Refund::Probe, back))
+        );
+        assert_eq!(
+            refund(retryable("worker_error", Blame::Worker), None),
+            Some((Refund::Probe, Duration::from_secs(16)))
+        );
+        // These say nothing against the worker: the task's own failures.
+        assert_eq!(refund(retryable("worker_busy", Blame::Worker), None), None);
+        assert_eq!(refund(retryable("plugin_trap", Blame::Guest), None), None);
+        assert_eq!(refund(AttemptEnd::Permanent(problem()), None), None);
     }
 
     fn problem() -> Problem {

@@ -16,7 +16,9 @@ use cogo_host::plugin::engine::Engines;
 use cogo_host::plugin::load::Plugin;
 use cogo_host::retry::RetryPolicy;
 use cogo_host::route::{KnownRole, Route};
-use cogo_host::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
+use cogo_host::routing::{
+    Assigned, EndedAttempt, Hold, KnownRoute, Routing, ServedRoute, Unassigned,
+};
 use cogo_host::selection::{Basis, Path as ChosenPath, Why};
 use cogo_host::stage::Stage;
 use cogo_host::store::{ClaimRequest, OpenMode, Retention, SqliteStore, Store, Want};
@@ -49,7 +51,12 @@ impl Routing for OneRoute {
             plugin: self.plugin.name().clone(),
             plugin_concurrency: self.concurrency,
             reclaim_foreign_after: None,
+            only_probe: false,
         }]
+    }
+
+    fn known(&self) -> Vec<KnownRoute> {
+        self.served().iter().map(ServedRoute::known).collect()
     }
 
     fn assign(&self, _claim: &Claim, _last_attempt: bool) -> Result<Assigned, Unassigned> {
@@ -59,13 +66,17 @@ impl Routing for OneRoute {
                 path: ChosenPath::Mock,
                 basis: Basis::Flag,
                 fallback: false,
+                probe: false,
                 approval: None,
                 rollout: None,
             },
             deadline: Duration::from_secs(60),
+            probe: None,
             hold: Hold::default(),
         })
     }
+
+    fn ended(&self, _: EndedAttempt) {}
 }
 
 pub fn task() -> NewTask {

@@ -95,7 +95,7 @@ async fn measure(directory: &Path, guests: &Handle) -> Vec<Duration> {
         swapper, watcher, ..
     } = Swapper::start(&config, loader).await.unwrap();
     let catalog = Arc::clone(swapper.catalog());
-    let routes = LiveRoutes::start(&config, Arc::clone(&catalog) as _).unwrap();
+    let routes = LiveRoutes::start(&config, Arc::clone(&catalog) as _, Arc::default()).unwrap();
     let (started, mut starts) = mpsc::unbounded_channel();
     let executor = Watched {
         inner: sandbox::over(&catalog, guests, &Handle::current()),

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Kind, PluginVersion};
+use crate::breaker::BreakerRow;
+use crate::control::{ApprovalRow, FlagRow, PauseRow};
 use crate::ids::{Digest, PluginName};
 use crate::route::{Policy, RouteKey, RoutePlugins};
 use crate::selection::{HoldReason, Why};
@@ -51,7 +53,7 @@ pub struct FlagView {
 }
 
 /// A route and the executor that a task would get now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteView {
     pub route: RouteKey,
     pub policy: Policy,
@@ -62,10 +64,28 @@ pub struct RouteView {
     pub served: bool,
     #[serde(flatten)]
     pub now: ExecutorNow,
+    /// What was decided about it on the bus.
+    #[serde(default)]
+    pub decided: RouteDecided,
+}
+
+/// What operators and hosts decided about a route, where they did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RouteDecided {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flag: Option<FlagRow>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<PauseRow>,
+    /// Of the approvals in force, the one that lasts longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalRow>,
+    /// Of the real path, unless it was never down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerRow>,
 }
 
 /// What would happen to a task of the route now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ExecutorNow {
     /// This plugin version would run it.
@@ -92,6 +112,9 @@ pub struct PluginView {
     pub previous: Vec<PreviousView>,
     /// Set while a rollback is in force: what the plugin's file still holds.
     pub rolled_back_from: Option<Digest>,
+    /// The routes whose real path it is and is taken for down.
+    #[serde(default)]
+    pub down_on: Vec<RouteKey>,
 }
 
 /// A version that served before.

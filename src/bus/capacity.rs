@@ -40,6 +40,8 @@ struct Address {
     key: RouteKey,
     shard: Option<i32>,
     tenant: Option<String>,
+    /// A probe has its place beside what else of the route still runs.
+    only_probe: bool,
 }
 
 impl Address {
@@ -48,6 +50,7 @@ impl Address {
             key: served.key.clone(),
             shard: served.shard,
             tenant: served.tenant.clone(),
+            only_probe: served.only_probe,
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::capacity::Permits;
-use super::outcome::{Log, overstepped};
+use super::outcome::{self, Log, overstepped};
 use super::settler::SettlerHandle;
 use crate::attempt::{
     Allowance, Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Fence, Measured, Problem,
@@ -138,8 +138,13 @@ pub(super) async fn give_back(
 async fn settle(registered: Registered<'_>, settlement: Settlement, settler: &SettlerHandle) {
     let id = registered.fence.id;
     let requeued = matches!(settlement.next, Next::Queued { .. });
-    if settler.settle(settlement).await == Some(Settled::LeaseLost) {
-        tracing::warn!(message.id = %id, "the lease of task {id} was lost; its result is refused");
+    let ended = outcome::ended(&settlement);
+    match (settler.settle(settlement).await, ended) {
+        (Some(Settled::LeaseLost), _) => {
+            tracing::warn!(message.id = %id, "the lease of task {id} was lost; its result is refused");
+        }
+        (Some(Settled::Applied), Some(ended)) => registered.shared.routing.ended(ended),
+        (Some(Settled::Applied) | None, _) => {}
     }
     if requeued {
         registered.shared.wake.notify_one();

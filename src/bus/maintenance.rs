@@ -8,9 +8,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Shared;
 use super::outage::{Outage, PATIENCE, bounded};
-use super::{Shared, wants};
-use crate::store::StoreError;
+use crate::routing::KnownRoute;
+use crate::store::{StoreError, Want};
 
 /// Small enough not to hold a lock for long, large enough to catch up.
 const PAGE: u32 = 200;
@@ -76,10 +77,18 @@ pub(super) async fn rescue(shared: &Shared) -> Result<bool, StoreError> {
     Ok(found)
 }
 
+/// A task's time to live counts while its route is held, too.
 async fn expire(shared: &Shared) -> Result<(), StoreError> {
-    let served = wants(&shared.routing.served());
+    let want = |route: KnownRoute| Want {
+        key: route.key,
+        shard: route.shard,
+        tenant: route.tenant,
+        limit: 1,
+        reclaim_foreign_after: None,
+    };
+    let known: Vec<Want> = shared.routing.known().into_iter().map(want).collect();
     loop {
-        let expired = bounded(PATIENCE, shared.store.expire(&served, PAGE)).await?;
+        let expired = bounded(PATIENCE, shared.store.expire(&known, PAGE)).await?;
         if expired.len() < PAGE as usize {
             return Ok(());
         }

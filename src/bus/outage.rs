@@ -8,12 +8,12 @@ use crate::store::StoreError;
 
 /// How long an answer of the database is worth waiting for. Above what stores
 /// themselves allow a statement and its locks.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How often an outage that goes on is told.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Waits for a call, but not for ever. Only for calls that may be repeated.
-pub(super) async fn bounded<T>(
+pub(crate) async fn bounded<T>(
     patience: Duration,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
@@ -23,24 +23,24 @@ pub(super) async fn bounded<T>(
     }
 }
 
-pub(super) fn no_answer(patience: Duration) -> StoreError {
+pub(crate) fn no_answer(patience: Duration) -> StoreError {
     let shown = humantime::format_duration(patience);
     StoreError::Unavailable(format!("it did not answer within {shown}"))
 }
 
 /// Whether one part of the loop gets through to the database.
-pub(super) struct Outage {
+pub(crate) struct Outage {
     /// What cannot be done meanwhile.
     what: &'static str,
     told: Option<Instant>,
 }
 
 impl Outage {
-    pub(super) const fn of(what: &'static str) -> Self {
+    pub(crate) const fn of(what: &'static str) -> Self {
         Self { what, told: None }
     }
 
-    pub(super) fn goes_on(&mut self, error: &StoreError) {
+    pub(crate) fn goes_on(&mut self, error: &StoreError) {
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             self.told = Some(Instant::now());
             let what = self.what;
@@ -48,7 +48,7 @@ impl Outage {
         }
     }
 
-    pub(super) fn is_over(&mut self) {
+    pub(crate) fn is_over(&mut self) {
         if self.told.take().is_some() {
             tracing::info!("can {} again", self.what);
         }

@@ -12,9 +12,11 @@ use crate::attempt::{
     Allowance, AttemptEnd, AttemptOutcome, AttemptRecord, AttemptReport, Blame, Measured, Problem,
     StagedArtifact, StopReason, Usage,
 };
+use crate::breaker::{RealPath, Said};
 use crate::event::Subject;
 use crate::report::Outcome;
-use crate::routing::Assigned;
+use crate::routing::{Assigned, EndedAttempt};
+use crate::selection::Path;
 use crate::store::StoreError;
 use crate::task::{
     CANCELLED, Claim, LEASE_UNCONFIRMED, Next, ROUTE_HELD, Refund, Settlement, Standing, next_state,
@@ -81,14 +83,15 @@ impl Log<'_> {
 
     fn ended(&self, end: AttemptEnd, left: Left) -> Settlement {
         let blamed = blame(&end);
+        let assigned = left.assigned.as_ref();
         let standing = Standing {
             attempt: self.claim.attempt,
             max_attempts: self.max_attempts,
             host_faults: self.claim.host_faults,
             ttl_left: self.ttl_left(),
+            probe: assigned.and_then(|assigned| assigned.probe),
         };
         let retry = &self.shared.settings.retry;
-        let assigned = left.assigned.as_ref();
         let result = |outcome: &Outcome| stamped_result(outcome, assigned);
         let mut next = next_state(end, &standing, retry, rand::random(), result);
         if let (Next::Done { snippet, .. }, true) = (&mut next, is_fallback(assigned)) {
@@ -204,6 +207,21 @@ pub(super) fn substitute(refused: &Settlement, error: &StoreError) -> Option<Set
     })
 }
 
+/// What a settled attempt says of the real path that it ran on.
+pub(super) fn ended(settlement: &Settlement) -> Option<EndedAttempt> {
+    let attempt = &settlement.attempt;
+    let why = attempt.why.as_ref().filter(|why| why.path == Path::Real)?;
+    let route = settlement.events.first()?.route.as_ref()?;
+    Some(EndedAttempt {
+        path: RealPath {
+            plugin: attempt.plugin.as_ref()?.name.clone(),
+            route: route.key.clone(),
+        },
+        probe: why.probe,
+        said: Said::of(attempt.outcome, attempt.code.as_deref(), attempt.blame),
+    })
+}
+
 fn is_fallback(assigned: Option<&Assigned>) -> bool {
     assigned.is_some_and(|assigned| assigned.why.fallback)
 }
@@ -254,6 +272,7 @@ fn outcome(next: &Next) -> AttemptOutcome {
             Refund::None => AttemptOutcome::Retry,
             Refund::Drain => AttemptOutcome::Drained,
             Refund::HostFault => AttemptOutcome::HostFault,
+            Refund::Probe => AttemptOutcome::Probe,
         },
     }
 }

@@ -11,12 +11,16 @@ use super::{
     Config, ConfigError, Flag, GateConfig, Listen, PluginConfig, RouteConfig, Secret, Served,
 };
 use crate::attempt::Kind;
+use crate::breaker::Timing;
 use crate::gate::Thresholds;
 use crate::ids::PluginName;
 use crate::retry::RetryPolicy;
 use crate::route::{Policy, RouteKey};
 use crate::stage::Stage;
 use crate::store::{BusUrl, InvalidBusUrl};
+
+/// Long enough for a few signs of life to be lost.
+const PROBE_LEASE: Duration = Duration::from_secs(5);
 
 impl Config {
     /// Understands all layers.
@@ -54,6 +58,10 @@ impl Config {
                 base: read.millis("retry_base_ms", 1)?,
                 cap: read.millis("retry_cap_ms", 1)?,
                 max_attempts: read.number("max_attempts", 1, 1000)?,
+            },
+            breaker: Timing {
+                probe_after: read.millis("probe_after_ms", 1)?,
+                probe_lease: PROBE_LEASE,
             },
             retention_days: read.optional_number("retention_days", 1, 36_500)?,
             audit_retention_days: read.optional_number("audit_retention_days", 1, 36_500)?,

@@ -159,6 +159,12 @@ pub const SETTINGS: &[Setting] = &[
         "attempts of a task that names no number",
     ),
     setting(
+        "probe_after_ms",
+        "COGO_PROBE_AFTER_MS",
+        Some("5000"),
+        "when a worker that is taken for down is first tried again; doubles with each failure",
+    ),
+    setting(
         "retention_days",
         "RETENTION_DAYS",
         None,

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use super::controls::Known;
+use super::holds::holds;
 use super::live_routes::LiveRoutes;
 use super::plugin_views;
-use super::routes::{LoadedPlugins, RouteEntry, RouteTable};
+use super::routes::{RouteEntry, RouteTable};
 use super::swap::Swapper;
 use crate::api::{
-    DirectoryView, ExecutorNow, FlagView, HostFacts, PluginView, ReadinessCheck, RouteView,
+    DirectoryView, ExecutorNow, FlagView, HostFacts, PluginView, ReadinessCheck, RouteDecided,
+    RouteView,
 };
 use crate::config::{Config, Flag};
 use crate::route::{Policy, RouteKey};
@@ -31,22 +34,33 @@ impl Facts {
         }
     }
 
-    fn now(&self, table: &RouteTable, entry: &RouteEntry) -> ExecutorNow {
-        match table.choice(entry, false) {
+    fn now(&self, table: &RouteTable, known: &Known, entry: &RouteEntry) -> ExecutorNow {
+        match table.choice(entry, &known.of(entry), false) {
             Choice::Hold(reason) => ExecutorNow::Held { reason },
             Choice::Run {
                 plugin,
                 digest,
                 why,
-            } => match LoadedPlugins::get(&**self.swapper.catalog(), &plugin, digest) {
-                Some(loaded) => ExecutorNow::Runs {
+            } => match table.runnable(&entry.key, &plugin, digest) {
+                Ok(loaded) => ExecutorNow::Runs {
                     executor: loaded.version,
                     why,
                 },
-                None => ExecutorNow::Missing {
-                    problem: format!("plugin `{plugin}` is not loaded"),
+                Err(problem) => ExecutorNow::Missing {
+                    problem: problem.to_string(),
                 },
             },
+        }
+    }
+
+    fn decided(known: &Known, entry: &RouteEntry) -> RouteDecided {
+        let key = &entry.key;
+        let breaker = entry.real_path().map(|path| known.breaker(&path));
+        RouteDecided {
+            flag: known.controls.flags.get(key).cloned(),
+            pause: known.controls.pauses.get(key).cloned(),
+            approval: known.approval(key).cloned(),
+            breaker: breaker.filter(|breaker| breaker.revision > 0),
         }
     }
 }
@@ -83,19 +97,30 @@ impl HostFacts for Facts {
     }
 
     fn routes(&self) -> Vec<RouteView> {
-        let table = self.routes.table();
-        let view = |entry: &RouteEntry| RouteView {
-            route: entry.key.clone(),
-            policy: entry.policy,
-            plugins: Some(entry.plugins.clone()),
-            served: true,
-            now: self.now(&table, entry),
+        let (table, known) = (self.routes.table(), self.routes.decided());
+        let view = |entry: &RouteEntry| {
+            let now = self.now(&table, &known, entry);
+            RouteView {
+                route: entry.key.clone(),
+                policy: entry.policy,
+                plugins: Some(entry.plugins.clone()),
+                served: matches!(now, ExecutorNow::Runs { .. }),
+                now,
+                decided: Self::decided(&known, entry),
+            }
         };
         table.entries().map(view).collect()
     }
 
     fn plugins(&self) -> Vec<PluginView> {
-        plugin_views::plugins(&self.config, self.swapper.catalog())
+        let mut views = plugin_views::plugins(&self.config, self.swapper.catalog());
+        for breaker in &self.routes.decided().controls.breakers {
+            let view = views.iter_mut().find(|v| v.name == breaker.path.plugin);
+            if let (Some(view), false) = (view, breaker.state.is_closed()) {
+                view.down_on.push(breaker.path.route.clone());
+            }
+        }
+        views
     }
 
     fn plugins_directory(&self) -> Option<DirectoryView> {
@@ -103,18 +128,25 @@ impl HostFacts for Facts {
     }
 
     fn readiness(&self) -> Vec<ReadinessCheck> {
-        vec![self.routes_have_executors(), self.plugin_files()]
+        vec![
+            self.routes_have_executors(),
+            self.holds(),
+            self.plugin_files(),
+        ]
     }
 }
 
 impl Facts {
     fn routes_have_executors(&self) -> ReadinessCheck {
-        let table = self.routes.table();
-        let missing: Vec<String> = table
-            .entries()
-            .filter(|entry| matches!(self.now(&table, entry), ExecutorNow::Missing { .. }))
-            .map(|entry| entry.key.to_string())
-            .collect();
+        let (table, known) = (self.routes.table(), self.routes.decided());
+        let missing = table.entries().filter_map(|entry| {
+            let now = self.now(&table, &known, entry);
+            match now {
+                ExecutorNow::Missing { problem } => Some(format!("{} ({problem})", entry.key)),
+                ExecutorNow::Runs { .. } | ExecutorNow::Held { .. } => None,
+            }
+        });
+        let missing: Vec<String> = missing.collect();
         let mut detail = if missing.is_empty() {
             format!("{} routes have an executor", table.entries().count())
         } else {
@@ -127,6 +159,20 @@ impl Facts {
             name: "routes".to_owned(),
             ok: missing.is_empty(),
             detail,
+        }
+    }
+
+    /// Always well: the host does its work, and waits as it was told to.
+    fn holds(&self) -> ReadinessCheck {
+        let mut notes: Vec<String> = holds(&self.routes).into_values().collect();
+        notes.extend(self.routes.decided().controls.unreadable.iter().cloned());
+        ReadinessCheck {
+            name: "holds".to_owned(),
+            ok: true,
+            detail: match notes.is_empty() {
+                true => "no route is held".to_owned(),
+                false => notes.join("; "),
+            },
         }
     }
 

@@ -1,4 +1,5 @@
-//! The route table of a running host, which follows the plugins.
+//! The route table of a running host, which follows the plugins and what was
+//! decided on the bus.
 //!
 //! At the start a mistake keeps the host from starting. Later it concerns its
 //! route alone: that route stays as it was while its plugins still handle it,
@@ -6,20 +7,29 @@
 //! claimed for; its tasks wait.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::routes::{LoadedPlugins, RouteTable};
+use super::controls::{Known, LiveControls, RouteNow};
+use super::probes::Probes;
+use super::routes::{LoadedPlugins, RouteEntry, RouteTable, plugin_missing};
+use crate::breaker::{Probe, RealPath, Said};
 use crate::config::{Config, ConfigError};
-use crate::routing::{Assigned, Routing, ServedRoute, Unassigned};
+use crate::routing::{Assigned, EndedAttempt, Hold, KnownRoute, Routing, ServedRoute, Unassigned};
+use crate::selection::{Breaker, Choice};
 use crate::task::Claim;
 
 /// The table as it is now.
 pub struct LiveRoutes {
     config: Config,
     plugins: Arc<dyn LoadedPlugins>,
+    controls: Arc<LiveControls>,
+    probes: Probes,
+    /// An attempt failed here by its worker's fault, and nobody looked into it.
+    suspicion: AtomicBool,
     now: ArcSwap<Revision>,
 }
 
@@ -34,11 +44,19 @@ impl LiveRoutes {
     ///
     /// # Errors
     /// As [`RouteTable::build`].
-    pub fn start(config: &Config, plugins: Arc<dyn LoadedPlugins>) -> Result<Self, ConfigError> {
-        let table = RouteTable::build(config, Arc::clone(&plugins))?;
+    pub fn start(
+        config: &Config,
+        plugins: Arc<dyn LoadedPlugins>,
+        controls: Arc<LiveControls>,
+    ) -> Result<Self, ConfigError> {
+        let flags = controls.now().flags();
+        let table = RouteTable::build(config, Arc::clone(&plugins), &flags)?;
         Ok(Self {
             config: config.clone(),
             plugins,
+            controls,
+            probes: Probes::default(),
+            suspicion: AtomicBool::new(false),
             now: ArcSwap::from_pointee(Revision {
                 table: Arc::new(table),
                 problems: Vec::new(),
@@ -48,6 +66,22 @@ impl LiveRoutes {
 
     pub fn table(&self) -> Arc<RouteTable> {
         Arc::clone(&self.now.load().table)
+    }
+
+    /// What was decided on the bus.
+    pub fn decided(&self) -> Arc<Known> {
+        self.controls.now()
+    }
+
+    /// The probes of real paths that this host has taken.
+    pub fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// Whether an attempt failed here by its worker's fault since this was asked
+    /// last.
+    pub fn take_suspicion(&self) -> bool {
+        self.suspicion.swap(false, Ordering::AcqRel)
     }
 
     /// Why routes are not as the plugins would have them.
@@ -80,7 +114,8 @@ impl LiveRoutes {
     fn refresh(&self) {
         let before = self.now.load();
         let plugins = Arc::clone(&self.plugins);
-        let (table, problems) = before.table.rebuilt(&self.config, plugins);
+        let flags = self.controls.now().flags();
+        let (table, problems) = before.table.rebuilt(&self.config, plugins, &flags);
         for problem in &problems {
             if !before.problems.contains(problem) {
                 tracing::error!(hint = problem.hint, "{problem}; the route stays as it was");
@@ -95,14 +130,127 @@ impl LiveRoutes {
             problems,
         }));
     }
+
+    /// What was decided about a route, with what this host itself has for it.
+    fn route_now<'k>(&self, known: &'k Known, entry: &RouteEntry) -> RouteNow<'k> {
+        let now = known.of(entry);
+        let is_open = now.breaker == Breaker::Open;
+        let path = entry.real_path().filter(|_| is_open);
+        RouteNow {
+            probe_ready: path.is_some_and(|path| self.probes.is_ready(&path)),
+            ..now
+        }
+    }
+
+    /// The probe of the route's real path, if this host has one to give, and
+    /// what comes of it if it fails.
+    fn probe(&self, known: &Known, table: &RouteTable, entry: &RouteEntry) -> Option<Probing> {
+        let path = entry.real_path()?;
+        let now = RouteNow {
+            breaker: Breaker::Probe,
+            ..known.of(entry)
+        };
+        let choice = table.choice(entry, &now, false);
+        let is_probe = matches!(&choice, Choice::Run { why, .. } if why.probe);
+        if !is_probe || !self.probes.is_ready(&path) {
+            return None;
+        }
+        let held = table.held_by_breaker(entry, now.flag) && now.approval.is_none();
+        let failed = known
+            .breaker(&path)
+            .state
+            .outage()
+            .map_or(0, |o| o.failed_probes);
+        let wait = self.config.breaker.wait(failed.saturating_add(1), 0.0);
+        Some(Probing {
+            path,
+            choice,
+            // Where the route is held, the task must not be the next probe as
+            // long as there is another. Elsewhere something stands in for it.
+            terms: Probe {
+                stay_back: held.then_some(wait * 2),
+            },
+        })
+    }
+}
+
+/// A probe that a task may get.
+struct Probing {
+    path: RealPath,
+    choice: Choice,
+    terms: Probe,
 }
 
 impl Routing for LiveRoutes {
     fn served(&self) -> Vec<ServedRoute> {
-        self.now.load().table.served()
+        let (table, known) = (self.table(), self.controls.now());
+        let served = table.entries().filter_map(|entry| {
+            let now = self.route_now(&known, entry);
+            table.serve(entry, &now)
+        });
+        served.collect()
+    }
+
+    fn known(&self) -> Vec<KnownRoute> {
+        self.table().entries().map(RouteEntry::known).collect()
     }
 
     fn assign(&self, claim: &Claim, last_attempt: bool) -> Result<Assigned, Unassigned> {
-        self.now.load().table.assign(claim, last_attempt)
+        let (table, known) = (self.table(), self.controls.now());
+        let key = &claim.route.key;
+        let entry = table.get(key).ok_or_else(|| {
+            let message = format!("the route `{key}` is not served here any more");
+            Unassigned::Fault(plugin_missing(message))
+        })?;
+        let probing = match known.of(entry).breaker {
+            Breaker::Open => self.probe(&known, &table, entry),
+            _ => None,
+        };
+        let choice = match &probing {
+            Some(probing) => probing.choice.clone(),
+            None => table.choice(entry, &known.of(entry), last_attempt),
+        };
+        let Choice::Run {
+            plugin,
+            digest,
+            why,
+        } = choice
+        else {
+            return Err(Unassigned::Held(format!("{choice:?}")));
+        };
+        // What was swapped or decided since the claim may do other routes now,
+        // or want what this host cannot run.
+        let loaded = table.runnable(key, &plugin, digest).map_err(|problem| {
+            Unassigned::Fault(plugin_missing(format!("route `{key}`: {problem}")))
+        })?;
+        let mut assigned = Assigned {
+            deadline: entry.deadline.unwrap_or(loaded.deadline),
+            plugin: loaded.version,
+            why,
+            probe: None,
+            hold: loaded.hold,
+        };
+        if let Some(probing) = probing {
+            // Another task was faster: this one is as any other.
+            let Some(token) = self.probes.take(&probing.path) else {
+                return self.assign(claim, last_attempt);
+            };
+            assigned.probe = Some(probing.terms);
+            assigned.hold = Hold::of(Arc::new((assigned.hold, token)));
+        }
+        Ok(assigned)
+    }
+
+    fn ended(&self, attempt: EndedAttempt) {
+        if attempt.probe {
+            self.probes.say(&attempt.path, attempt.said);
+        }
+        let failed = attempt.said == Said::Failed;
+        if failed {
+            self.suspicion.store(true, Ordering::Release);
+        }
+        if attempt.probe || failed {
+            self.controls.nudge();
+        }
     }
 }

@@ -70,6 +70,7 @@ fn plugin(config: &Config, listed: Listed) -> PluginView {
         hint,
         previous: listed.previous.into_iter().map(previous).collect(),
         rolled_back_from: listed.rolled_back_from,
+        down_on: Vec::new(),
         name: listed.name,
     }
 }

@@ -1,21 +1,25 @@
-//! The routes of this host: what the configuration and the plugins say,
-//! checked once, and asked by the bus for every claim.
+//! The routes of this host: what the configuration and the plugins say, checked
+//! once, and asked by the bus for every claim.
 //!
 //! Decides nothing itself: [`select`] does. It gathers what a choice depends on
 //! and turns the answer into a loaded plugin version.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod keys;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::attempt::{Blame, Kind, PluginVersion, Problem};
-use crate::config::{Config, ConfigError, RouteConfig, Served};
+use super::controls::RouteNow;
+use crate::attempt::{PluginVersion, Problem};
+use crate::breaker::RealPath;
+use crate::config::{Config, ConfigError};
 use crate::ids::{Digest, PluginName};
 use crate::route::{KnownRole, Policy, RouteKey, RoutePlugins};
-use crate::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
-use crate::selection::{Breaker, Choice, Situation, select};
+use crate::routing::{Hold, KnownRoute, ServedRoute};
+use crate::selection::{Breaker, Choice, HoldReason, Situation, select};
 use crate::stage::Stage;
-use crate::task::Claim;
+use keys::{route_plugins, served_keys};
 
 /// What routing needs to know of a loaded plugin.
 #[derive(Debug, Clone)]
@@ -44,6 +48,7 @@ pub struct RouteEntry {
     pub key: RouteKey,
     pub plugins: RoutePlugins,
     pub policy: Policy,
+    /// The flag as configured; one that is set on the bus beats it.
     pub flag: Option<bool>,
     pub shard: Option<i32>,
     pub tenant: Option<String>,
@@ -52,11 +57,49 @@ pub struct RouteEntry {
     pub reclaim_foreign_after: Option<Duration>,
 }
 
+impl RouteEntry {
+    /// The path that a breaker watches; none where there is nothing to choose.
+    pub fn real_path(&self) -> Option<RealPath> {
+        match &self.plugins {
+            RoutePlugins::Only(_) => None,
+            RoutePlugins::Pair { real, .. } => Some(RealPath {
+                plugin: real.clone(),
+                route: self.key.clone(),
+            }),
+        }
+    }
+
+    pub fn known(&self) -> KnownRoute {
+        KnownRoute {
+            key: self.key.clone(),
+            shard: self.shard,
+            tenant: self.tenant.clone(),
+        }
+    }
+}
+
 /// The table of routes, and the plugins that are loaded.
 pub struct RouteTable {
     stage: Stage,
     entries: BTreeMap<RouteKey, RouteEntry>,
     plugins: Arc<dyn LoadedPlugins>,
+}
+
+/// The flags that are set on the bus.
+pub type BusFlags = BTreeMap<RouteKey, bool>;
+
+/// Why the plugin that is to run cannot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unrunnable {
+    #[error("there is no plugin `{0}`")]
+    NotLoaded(PluginName),
+    #[error("plugin `{plugin}` does not handle `{route}`")]
+    NotHandled { plugin: PluginName, route: RouteKey },
+    #[error("plugin `{plugin}` is to run, but {} is not set", missing.join(", "))]
+    MissingConfig {
+        plugin: PluginName,
+        missing: Vec<String>,
+    },
 }
 
 impl Config {
@@ -74,13 +117,17 @@ impl RouteTable {
     /// Decides which routes are served and how.
     ///
     /// # Errors
-    /// [`ConfigError`] when a route has no plugin, production would run a mock,
-    /// or a real executor lacks a value that it needs.
-    pub fn build(config: &Config, plugins: Arc<dyn LoadedPlugins>) -> Result<Self, ConfigError> {
+    /// [`ConfigError`] when a route has no plugin, production would run a mock
+    /// by configuration, or a real executor lacks a value that it needs.
+    pub fn build(
+        config: &Config,
+        plugins: Arc<dyn LoadedPlugins>,
+        flags: &BusFlags,
+    ) -> Result<Self, ConfigError> {
         let all = plugins.all();
         let mut table = Self::empty(config, plugins);
         for (key, shard) in served_keys(config, &all)? {
-            let entry = table.entry(config, key, shard, &all)?;
+            let entry = table.entry(config, key, shard, &all, flags)?;
             table.entries.insert(entry.key.clone(), entry);
         }
         Ok(table)
@@ -92,6 +139,7 @@ impl RouteTable {
         &self,
         config: &Config,
         plugins: Arc<dyn LoadedPlugins>,
+        flags: &BusFlags,
     ) -> (Self, Vec<ConfigError>) {
         let all = plugins.all();
         let mut table = Self::empty(config, plugins);
@@ -104,8 +152,9 @@ impl RouteTable {
                 .collect()
         });
         for (key, shard) in served {
-            let before = self.entries.get(&key).filter(|entry| table.works(entry));
-            let entry = match table.entry(config, key, shard, &all) {
+            let before = self.entries.get(&key);
+            let before = before.filter(|entry| table.works(entry, flags));
+            let entry = match table.entry(config, key, shard, &all, flags) {
                 Ok(entry) => Some(entry),
                 Err(problem) => {
                     problems.push(problem);
@@ -133,6 +182,7 @@ impl RouteTable {
         key: RouteKey,
         shard: Option<i32>,
         all: &[LoadedPlugin],
+        flags: &BusFlags,
     ) -> Result<RouteEntry, ConfigError> {
         let route = config.routes.get(&key);
         let policy = config.policy(&key);
@@ -153,179 +203,198 @@ impl RouteTable {
             reclaim_foreign_after: route.and_then(|route| route.reclaim_foreign_after),
             key,
         };
-        self.check(&entry, config)?;
+        self.check(&entry, config, flags)?;
         Ok(entry)
     }
 
-    /// Whether what would run now is there and handles the route.
-    fn works(&self, entry: &RouteEntry) -> bool {
-        let Choice::Run { plugin, digest, .. } = self.choice(entry, false) else {
+    /// Whether what is meant to run is there and handles the route.
+    fn works(&self, entry: &RouteEntry, flags: &BusFlags) -> bool {
+        let Choice::Run { plugin, digest, .. } = self.meant(entry, flags) else {
             return true;
         };
         let loaded = self.plugins.get(&plugin, digest);
         loaded.is_some_and(|loaded| loaded.handles.contains(&entry.key))
     }
 
-    /// All routes that this host serves.
+    /// All routes that this host is there for.
     pub fn entries(&self) -> impl Iterator<Item = &RouteEntry> {
         self.entries.values()
     }
 
+    pub fn get(&self, key: &RouteKey) -> Option<&RouteEntry> {
+        self.entries.get(key)
+    }
+
     /// What a task of this route would get now.
-    pub fn choice(&self, entry: &RouteEntry, last_attempt: bool) -> Choice {
+    pub fn choice(&self, entry: &RouteEntry, now: &RouteNow<'_>, last_attempt: bool) -> Choice {
         select(&Situation {
             stage: self.stage,
             policy: entry.policy,
             plugins: &entry.plugins,
-            flag: entry.flag,
-            breaker: Breaker::Closed,
-            approval: None,
+            paused: now.paused,
+            flag: now.flag.or(entry.flag),
+            breaker: now.breaker,
+            approval: now.approval,
             rollout: None,
             last_attempt,
         })
     }
 
-    fn check(&self, entry: &RouteEntry, config: &Config) -> Result<(), ConfigError> {
+    /// What the flags make of a route as long as nothing goes wrong.
+    fn meant(&self, entry: &RouteEntry, flags: &BusFlags) -> Choice {
+        self.with_flag(entry, flags.get(&entry.key).copied())
+    }
+
+    /// The same, if its flag were set so on the bus.
+    pub fn with_flag(&self, entry: &RouteEntry, flag: Option<bool>) -> Choice {
+        let now = RouteNow {
+            flag,
+            ..RouteNow::default()
+        };
+        self.choice(entry, &now, false)
+    }
+
+    /// Whether a breaker that opens would hold the route.
+    pub fn held_by_breaker(&self, entry: &RouteEntry, flag: Option<bool>) -> bool {
+        let now = RouteNow {
+            flag,
+            breaker: Breaker::Open,
+            ..RouteNow::default()
+        };
+        self.choice(entry, &now, false) == Choice::Hold(HoldReason::BreakerOpen)
+    }
+
+    /// The version that is to run a route, if it can.
+    ///
+    /// # Errors
+    /// [`Unrunnable`] says why it cannot.
+    pub fn runnable(
+        &self,
+        key: &RouteKey,
+        plugin: &PluginName,
+        digest: Option<Digest>,
+    ) -> Result<LoadedPlugin, Unrunnable> {
+        let loaded = self.plugins.get(plugin, digest);
+        let loaded = loaded.ok_or_else(|| Unrunnable::NotLoaded(plugin.clone()))?;
+        if !loaded.handles.contains(key) {
+            return Err(Unrunnable::NotHandled {
+                plugin: plugin.clone(),
+                route: key.clone(),
+            });
+        }
+        if !loaded.missing_config.is_empty() {
+            return Err(Unrunnable::MissingConfig {
+                plugin: plugin.clone(),
+                missing: loaded.missing_config,
+            });
+        }
+        Ok(loaded)
+    }
+
+    fn check(
+        &self,
+        entry: &RouteEntry,
+        config: &Config,
+        flags: &BusFlags,
+    ) -> Result<(), ConfigError> {
         let key = &entry.key;
-        let Choice::Run { plugin, .. } = self.choice(entry, false) else {
+        let place = || format!("route `{key}`");
+        let meant = self.meant(entry, flags);
+        // A flag on the bus may hold a route in production; a configuration that
+        // does so is a mistake.
+        if matches!(meant, Choice::Hold(_)) && !flags.contains_key(key) {
             let place = match config.flag.value {
                 Some(_) => config.flag.origin.to_string(),
-                None => format!("route `{key}`"),
+                None => place(),
             };
             let problem =
                 format!("production runs `{key}` only on its real executor, and the flag is off");
             return Err(ConfigError::new(place, problem).hint(
                 "set ENABLE_COGO_WORKER=true or unset it, or use COGO_STAGE=staging to run the mock",
             ));
-        };
+        }
         let named = match &entry.plugins {
             RoutePlugins::Only(only) => vec![only],
             RoutePlugins::Pair { real, mock } => vec![real, mock],
         };
         for name in named {
-            let loaded = self.plugins.get(name, None).ok_or_else(|| {
-                let known: Vec<String> = self
-                    .plugins
-                    .all()
-                    .iter()
-                    .map(|p| p.version.name.to_string())
-                    .collect();
-                ConfigError::new(
-                    format!("route `{key}`"),
-                    format!("there is no plugin `{name}`"),
-                )
-                .hint(format!("loaded plugins: {}", known.join(", ")))
-            })?;
-            if !loaded.handles.contains(key) {
-                let problem = format!("plugin `{name}` does not handle `{key}`");
-                let handles: Vec<String> = loaded.handles.iter().map(ToString::to_string).collect();
-                return Err(ConfigError::new(format!("route `{key}`"), problem)
-                    .hint(format!("it handles: {}", handles.join(", "))));
+            let Err(problem) = self.runnable(key, name, None) else {
+                continue;
+            };
+            let runs = matches!(&meant, Choice::Run { plugin, .. } if plugin == name);
+            if matches!(problem, Unrunnable::MissingConfig { .. }) && !runs {
+                continue;
             }
-            if *name == plugin && !loaded.missing_config.is_empty() {
-                let missing = loaded.missing_config.join(", ");
-                let problem = format!("plugin `{name}` is to run, but {missing} is not set");
-                return Err(ConfigError::new(format!("route `{key}`"), problem).hint(format!(
-                    "set {missing} in the environment or in cogo.toml, or turn the flag off (ENABLE_COGO_WORKER=false)"
-                )));
-            }
+            let hint = self.hint(key, &problem, flags);
+            return Err(ConfigError::new(place(), problem.to_string()).hint(hint));
         }
         Ok(())
     }
+
+    /// What the operator can do about a plugin that cannot run a route.
+    fn hint(&self, key: &RouteKey, problem: &Unrunnable, flags: &BusFlags) -> String {
+        let names =
+            |keys: &[RouteKey]| -> Vec<String> { keys.iter().map(ToString::to_string).collect() };
+        match problem {
+            Unrunnable::NotLoaded(_) => {
+                let all = self.plugins.all();
+                let known: Vec<&str> = all.iter().map(|p| p.version.name.as_str()).collect();
+                format!("loaded plugins: {}", known.join(", "))
+            }
+            Unrunnable::NotHandled { plugin, .. } => {
+                let loaded = self.plugins.get(plugin, None);
+                let handles = loaded
+                    .map(|loaded| names(&loaded.handles))
+                    .unwrap_or_default();
+                format!("it handles: {}", handles.join(", "))
+            }
+            Unrunnable::MissingConfig { missing, .. } => {
+                let off = match flags.get(key) {
+                    Some(_) => format!("`cogo-host flag set {key} off`"),
+                    None => "ENABLE_COGO_WORKER=false".to_owned(),
+                };
+                format!(
+                    "set {} in the environment or in cogo.toml, or turn the flag off ({off})",
+                    missing.join(", ")
+                )
+            }
+        }
+    }
+
+    /// What the bus is to claim for a route now; nothing where it is held, or
+    /// where what should run cannot run here.
+    pub fn serve(&self, entry: &RouteEntry, now: &RouteNow<'_>) -> Option<ServedRoute> {
+        let choice = self.choice(entry, now, false);
+        let probing = RouteNow {
+            breaker: Breaker::Probe,
+            ..*now
+        };
+        let (choice, only_probe) = match choice {
+            Choice::Hold(HoldReason::BreakerOpen) if now.probe_ready => {
+                (self.choice(entry, &probing, false), true)
+            }
+            choice => (choice, false),
+        };
+        let Choice::Run { plugin, digest, .. } = choice else {
+            return None;
+        };
+        let loaded = self.runnable(&entry.key, &plugin, digest).ok()?;
+        Some(ServedRoute {
+            key: entry.key.clone(),
+            shard: entry.shard,
+            tenant: entry.tenant.clone(),
+            concurrency: if only_probe { 1 } else { entry.concurrency },
+            plugin,
+            plugin_concurrency: loaded.concurrency,
+            reclaim_foreign_after: entry.reclaim_foreign_after,
+            only_probe,
+        })
+    }
 }
 
-/// Which routes are served, each with the shard it is bound to.
-fn served_keys(
-    config: &Config,
-    plugins: &[LoadedPlugin],
-) -> Result<Vec<(RouteKey, Option<i32>)>, ConfigError> {
-    let listed = config.routes.keys().cloned();
-    let handled = plugins.iter().flat_map(|plugin| plugin.handles.clone());
-    match &config.served {
-        Served::Handled => {
-            let all: BTreeSet<RouteKey> = listed.chain(handled).collect();
-            Ok(all.into_iter().map(|key| (key, None)).collect())
-        }
-        Served::Listed => {
-            let all: Vec<_> = listed.map(|key| (key, None)).collect();
-            if all.is_empty() {
-                let problem = format!(
-                    "no route is listed, and {} serves only routes that are",
-                    config.stage
-                );
-                return Err(ConfigError::new("routes", problem).hint(
-                    "add `[route.\"code/build-test\"]` to cogo.toml, or set AGENT_SERVICE and AGENT_ROLE",
-                ));
-            }
-            Ok(all)
-        }
-        Served::Agent {
-            service,
-            role,
-            shard,
-        } => {
-            let all: BTreeSet<RouteKey> = listed.chain(handled).collect();
-            let fits = |key: &RouteKey| {
-                service.as_deref().is_none_or(|s| s == key.service())
-                    && role.as_deref().is_none_or(|r| r == key.role())
-            };
-            let known: Vec<String> = all.iter().map(ToString::to_string).collect();
-            let kept: Vec<_> = all
-                .into_iter()
-                .filter(fits)
-                .map(|key| (key, *shard))
-                .collect();
-            if kept.is_empty() {
-                let wanted = format!(
-                    "{}/{}",
-                    service.as_deref().unwrap_or("*"),
-                    role.as_deref().unwrap_or("*")
-                );
-                let problem = format!("nobody handles `{wanted}`");
-                return Err(ConfigError::new("AGENT_SERVICE, AGENT_ROLE", problem)
-                    .hint(format!("there are: {}", known.join(", "))));
-            }
-            Ok(kept)
-        }
-    }
-}
-
-fn route_plugins(
-    key: &RouteKey,
-    route: Option<&RouteConfig>,
-    plugins: &[LoadedPlugin],
-) -> Result<RoutePlugins, ConfigError> {
-    if let Some(configured) = route.and_then(RouteConfig::plugins) {
-        return Ok(configured);
-    }
-    let handling = |kind| {
-        plugins
-            .iter()
-            .filter(move |p| p.version.kind == kind && p.handles.contains(key))
-            .map(|p| p.version.name.clone())
-            .collect::<Vec<_>>()
-    };
-    let (real, mock) = (handling(Kind::Real), handling(Kind::Mock));
-    match (real.as_slice(), mock.as_slice()) {
-        ([real], [mock]) => Ok(RoutePlugins::Pair {
-            real: real.clone(),
-            mock: mock.clone(),
-        }),
-        ([only], []) | ([], [only]) => Ok(RoutePlugins::Only(only.clone())),
-        ([], []) => Err(
-            ConfigError::new(format!("route `{key}`"), "no plugin handles it")
-                .hint("name its plugin in the route's table, or put one into COGO_PLUGINS_DIR"),
-        ),
-        _ => {
-            let names: Vec<String> = real.iter().chain(&mock).map(ToString::to_string).collect();
-            let problem = format!("several plugins handle it: {}", names.join(", "));
-            Err(
-                ConfigError::new(format!("route `{key}`"), problem).hint(format!(
-                    "choose in cogo.toml: `[route.\"{key}\"]` with `real` and `mock`, or `plugin`"
-                )),
-            )
-        }
-    }
+/// The problem of a claim that the host itself cannot get an executor for.
+pub(super) fn plugin_missing(message: String) -> Problem {
+    Problem::new("plugin_missing", message, crate::attempt::Blame::Host)
 }
 
 /// Tables are alike if they say the same of every route, whatever is loaded.
@@ -335,174 +404,5 @@ impl PartialEq for RouteTable {
     }
 }
 
-impl Routing for RouteTable {
-    fn served(&self) -> Vec<ServedRoute> {
-        let served = self.entries.values().filter_map(|entry| {
-            let Choice::Run { plugin, digest, .. } = self.choice(entry, false) else {
-                return None;
-            };
-            let loaded = self.plugins.get(&plugin, digest)?;
-            if !loaded.handles.contains(&entry.key) {
-                return None;
-            }
-            Some(ServedRoute {
-                key: entry.key.clone(),
-                shard: entry.shard,
-                tenant: entry.tenant.clone(),
-                concurrency: entry.concurrency,
-                plugin,
-                plugin_concurrency: loaded.concurrency,
-                reclaim_foreign_after: entry.reclaim_foreign_after,
-            })
-        });
-        served.collect()
-    }
-
-    fn assign(&self, claim: &Claim, last_attempt: bool) -> Result<Assigned, Unassigned> {
-        let key = &claim.route.key;
-        let fault = |message: String| {
-            Unassigned::Fault(Problem::new("plugin_missing", message, Blame::Host))
-        };
-        let entry = self
-            .entries
-            .get(key)
-            .ok_or_else(|| fault(format!("the route `{key}` is not served here any more")))?;
-        match self.choice(entry, last_attempt) {
-            Choice::Hold(reason) => Err(Unassigned::Held(format!("{reason:?}"))),
-            Choice::Run {
-                plugin,
-                digest,
-                why,
-            } => {
-                // What was swapped since the claim may do other routes now.
-                let loaded = self.plugins.get(&plugin, digest);
-                let loaded = loaded.filter(|loaded| loaded.handles.contains(key));
-                let loaded = loaded.ok_or_else(|| {
-                    fault(format!(
-                        "no version of plugin `{plugin}` that handles `{key}` is loaded"
-                    ))
-                })?;
-                Ok(Assigned {
-                    deadline: entry.deadline.unwrap_or(loaded.deadline),
-                    plugin: loaded.version,
-                    why,
-                    hold: loaded.hold,
-                })
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Layers;
-
-    struct Fixed(Vec<LoadedPlugin>);
-
-    impl LoadedPlugins for Fixed {
-        fn get(&self, name: &PluginName, _: Option<Digest>) -> Option<LoadedPlugin> {
-            self.0.iter().find(|p| p.version.name == *name).cloned()
-        }
-
-        fn all(&self) -> Vec<LoadedPlugin> {
-            self.0.clone()
-        }
-    }
-
-    fn plugin(name: &str, kind: Kind, handles: &[&str], missing: &[&str]) -> LoadedPlugin {
-        LoadedPlugin {
-            version: PluginVersion {
-                name: name.parse().unwrap(),
-                version: "1.0.0".to_owned(),
-                digest: Digest::of(name.as_bytes()),
-                kind,
-            },
-            handles: handles.iter().map(|h| h.parse().unwrap()).collect(),
-            deadline: Duration::from_secs(70),
-            concurrency: 4,
-            missing_config: missing.iter().map(|m| (*m).to_owned()).collect(),
-            hold: Hold::default(),
-        }
-    }
-
-    fn build(environment: &[(&str, &str)], missing: &[&str]) -> Result<RouteTable, ConfigError> {
-        let roles = ["code/build-test", "codegen/generate"];
-        let plugins = Fixed(vec![
-            plugin("mock", Kind::Mock, &roles, &[]),
-            plugin("cogo-worker", Kind::Real, &roles, missing),
-            plugin("render", Kind::Mock, &["docs/render"], &[]),
-        ]);
-        let layers = Layers::new(
-            environment
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-        );
-        RouteTable::build(&Config::from_layers(&layers)?, Arc::new(plugins))
-    }
-
-    fn runs(table: &RouteTable) -> String {
-        let served = table.served();
-        let lines = served.iter().map(|s| format!("{}={}", s.key, s.plugin));
-        lines.collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn development_serves_all_that_is_handled_on_the_mock() {
-        let table = build(&[], &["COGO_WORKER_URL"]).unwrap();
-        assert_eq!(
-            runs(&table),
-            "code/build-test=mock codegen/generate=mock docs/render=render"
-        );
-    }
-
-    #[test]
-    fn the_flag_moves_required_routes_only() {
-        let table = build(&[("ENABLE_COGO_WORKER", "true")], &[]).unwrap();
-        assert_eq!(
-            runs(&table),
-            "code/build-test=cogo-worker codegen/generate=mock docs/render=render"
-        );
-    }
-
-    #[test]
-    fn what_cannot_run_is_refused_at_start() {
-        type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
-        let cases: [Case<'_>; 4] = [
-            (
-                &[("ENABLE_COGO_WORKER", "1")],
-                &["COGO_WORKER_URL"],
-                "COGO_WORKER_URL is not set",
-            ),
-            (
-                &[
-                    ("COGO_STAGE", "production"),
-                    ("ENABLE_COGO_WORKER", "0"),
-                    ("AGENT_SERVICE", "code"),
-                ],
-                &[],
-                "production runs `code/build-test` only on its real executor",
-            ),
-            (&[("COGO_STAGE", "staging")], &[], "no route is listed"),
-            (
-                &[("AGENT_SERVICE", "nothing")],
-                &[],
-                "nobody handles `nothing/*`",
-            ),
-        ];
-        for (environment, missing, part) in cases {
-            let error = build(environment, missing).err().unwrap();
-            assert!(error.to_string().contains(part), "{error}");
-            assert!(error.hint.is_some(), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_agent_serves_its_role_and_shard() {
-        let environment = [("AGENT_SERVICE", "code"), ("AGENT_SHARD", "3")];
-        let table = build(&environment, &[]).unwrap();
-        let served = table.served();
-        assert_eq!(served.len(), 1);
-        assert_eq!(served[0].shard, Some(3));
-    }
-}
+mod tests;

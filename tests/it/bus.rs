@@ -7,8 +7,9 @@
 mod claims;
 mod drains;
 mod ends;
-mod faults;
+pub mod faults;
 mod harness;
+mod holds;
 mod leases;
 mod limits;
 mod outages;

@@ -137,7 +137,11 @@ fn state(plugin: &PluginView) -> String {
     if plugin.last_error.is_some() {
         states.push("its file is refused");
     }
-    states.join(", ")
+    let mut shown = states.join(", ");
+    for route in &plugin.down_on {
+        shown += &format!(", down on {route}");
+    }
+    shown
 }
 
 /// As much of a digest as tells versions apart.

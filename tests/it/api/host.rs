@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use cogo_host::api::{
     DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginOperator,
     PluginSource, PluginView, PreviousView, Profile, ReadinessCheck, RefusedFileView,
-    RollbackOrder, RollbackView, RouteView, ServingView, VersionView,
+    RollbackOrder, RollbackView, RouteDecided, RouteView, ServingView, VersionView,
 };
 use cogo_host::artifacts::Artifacts as _;
 use cogo_host::artifacts::local::LocalArtifacts;
@@ -20,7 +20,9 @@ use cogo_host::ids::{Digest, MessageId, TraceId};
 use cogo_host::plugin::catalog::RollbackError;
 use cogo_host::report::{Outcome, Report};
 use cogo_host::route::{Policy, RouteKey, RoutePlugins};
-use cogo_host::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
+use cogo_host::routing::{
+    Assigned, EndedAttempt, Hold, KnownRoute, Routing, ServedRoute, Unassigned,
+};
 use cogo_host::selection::{Basis, Path, Why};
 use cogo_host::stage::Stage;
 use cogo_host::task::Claim;
@@ -44,6 +46,7 @@ fn why() -> Why {
         path: Path::Only,
         basis: Basis::OnlyPlugin,
         fallback: false,
+        probe: false,
         approval: None,
         rollout: None,
     }
@@ -149,7 +152,12 @@ impl Routing for OnePlugin {
             plugin: plugin().name,
             plugin_concurrency: 4,
             reclaim_foreign_after: None,
+            only_probe: false,
         }]
+    }
+
+    fn known(&self) -> Vec<KnownRoute> {
+        self.served().iter().map(ServedRoute::known).collect()
     }
 
     fn assign(&self, _: &Claim, _: bool) -> Result<Assigned, Unassigned> {
@@ -157,9 +165,12 @@ impl Routing for OnePlugin {
             plugin: plugin(),
             why: why(),
             deadline: Duration::from_secs(60),
+            probe: None,
             hold: Hold::default(),
         })
     }
+
+    fn ended(&self, _: EndedAttempt) {}
 }
 
 /// What the host says of itself; a test may turn its readiness off.
@@ -211,6 +222,7 @@ impl HostFacts for Facts {
             plugins: Some(RoutePlugins::Only(plugin().name)),
             served,
             now,
+            decided: RouteDecided::default(),
         };
         let runs = ExecutorNow::Runs {
             executor: plugin(),
@@ -242,6 +254,7 @@ impl HostFacts for Facts {
             hint: Some("copy or build it again".to_owned()),
             previous: Vec::new(),
             rolled_back_from: None,
+            down_on: Vec::new(),
         };
         let serving = ServingView {
             version,
@@ -263,6 +276,7 @@ impl HostFacts for Facts {
                     rolled_back: true,
                 }],
                 rolled_back_from: Some(Digest::of(b"newer")),
+                down_on: vec![ROUTE.parse().unwrap()],
             },
             broken,
         ]

@@ -8,12 +8,15 @@ use cogo_host::attempt::{
     Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Kind, Measured, Problem,
     StopReason, Usage,
 };
+use cogo_host::breaker::Probe;
 use cogo_host::bus::{self, BusHandle, BusSettings};
 use cogo_host::event::Event;
 use cogo_host::ids::{HolderId, MessageId, PluginName};
 use cogo_host::report::{Outcome, Report};
 use cogo_host::retry::RetryPolicy;
-use cogo_host::routing::{Assigned, Hold, Routing, ServedRoute, Unassigned};
+use cogo_host::routing::{
+    Assigned, EndedAttempt, Hold, KnownRoute, Routing, ServedRoute, Unassigned,
+};
 use cogo_host::selection::{Basis, Path, Why};
 use cogo_host::stage::Stage;
 use cogo_host::store::{AttemptRow, EventFilter, Retention, TaskFilter};
@@ -177,6 +180,11 @@ struct Table {
     served: Vec<ServedRoute>,
     deadline: Duration,
     fallback: bool,
+    /// Routes that are not served, though they are this host's.
+    held: Vec<KnownRoute>,
+    /// Every attempt probes a real path, on these terms.
+    probe: Option<Probe>,
+    ended: Vec<EndedAttempt>,
     /// Why no task gets an executor.
     unassigned: Option<Unassigned>,
 }
@@ -190,6 +198,7 @@ pub fn served(route: &str, concurrency: u32, plugin: &str, plugin_concurrency: u
         plugin: plugin.parse().unwrap(),
         plugin_concurrency,
         reclaim_foreign_after: None,
+        only_probe: false,
     }
 }
 
@@ -206,6 +215,22 @@ impl Routes {
         self.table.lock().unwrap().fallback = true;
     }
 
+    /// Serves nothing any more, and knows what it should.
+    pub fn hold(&self) {
+        let mut table = self.table.lock().unwrap();
+        let held = table.served.drain(..).map(|served| served.known());
+        table.held = held.collect();
+    }
+
+    pub fn probe(&self, terms: Option<Probe>) {
+        self.table.lock().unwrap().probe = terms;
+    }
+
+    /// What the bus said of attempts on real paths.
+    pub fn ended_attempts(&self) -> Vec<EndedAttempt> {
+        self.table.lock().unwrap().ended.clone()
+    }
+
     pub fn assign_nothing(&self, why: Option<Unassigned>) {
         self.table.lock().unwrap().unassigned = why;
     }
@@ -214,6 +239,12 @@ impl Routes {
 impl Routing for Routes {
     fn served(&self) -> Vec<ServedRoute> {
         self.table.lock().unwrap().served.clone()
+    }
+
+    fn known(&self) -> Vec<KnownRoute> {
+        let table = self.table.lock().unwrap();
+        let served = table.served.iter().map(ServedRoute::known);
+        served.chain(table.held.iter().cloned()).collect()
     }
 
     fn assign(&self, claim: &Claim, _last_attempt: bool) -> Result<Assigned, Unassigned> {
@@ -229,15 +260,25 @@ impl Routing for Routes {
         Ok(Assigned {
             plugin: hand::plugin(name.as_str(), Kind::Mock),
             why: Why {
-                path: Path::Mock,
+                path: if table.probe.is_some() {
+                    Path::Real
+                } else {
+                    Path::Mock
+                },
                 basis: Basis::Flag,
                 fallback: table.fallback,
+                probe: table.probe.is_some(),
                 approval: None,
                 rollout: None,
             },
             deadline: table.deadline,
+            probe: table.probe,
             hold: Hold::default(),
         })
+    }
+
+    fn ended(&self, attempt: EndedAttempt) {
+        self.table.lock().unwrap().ended.push(attempt);
     }
 }
 
@@ -260,6 +301,9 @@ impl Bench {
             served: vec![served(DOCS, 4, "docs", 4)],
             deadline: LONG,
             fallback: false,
+            held: Vec::new(),
+            probe: None,
+            ended: Vec::new(),
             unassigned: None,
         };
         Self {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cogo_host::attempt::{AttemptRecord, Blame, Kind, Problem};
+use cogo_host::attempt::{AttemptOutcome, AttemptRecord, Blame, Kind, Problem};
 use cogo_host::breaker::{BreakerRow, Cause, Change, Evidence, RealPath, State, Timing};
 use cogo_host::control;
 use cogo_host::ids::MessageId;
@@ -12,7 +12,7 @@ use cogo_host::store::{BreakerMove, EventFilter};
 use cogo_host::task::{Claim, Next, Refund};
 
 use crate::support::bed::Bed;
-use crate::support::hand::{self, BUILD_TEST, Hand, key};
+use crate::support::hand::{self, BUILD_TEST, DOCS, Hand, key};
 
 conformance!(
     a_bus_without_failures_has_no_evidence,
@@ -24,6 +24,7 @@ conformance!(
     a_breaker_goes_round_by_compare_and_set,
     of_many_hosts_one_opens_a_breaker,
     a_probe_is_kept_while_its_revision_stands,
+    a_probe_that_is_given_back_costs_no_attempt,
 );
 
 const TIMING: Timing = Timing {
@@ -315,4 +316,21 @@ async fn a_probe_is_kept_while_its_revision_stands(bed: &Bed) {
     }
     assert!(change(bed, &probing, Change::Gone).await);
     assert!(!keep().await.unwrap());
+}
+
+async fn a_probe_that_is_given_back_costs_no_attempt(bed: &Bed) {
+    let next = Next::Queued {
+        delay: Duration::from_secs(60),
+        refund: Refund::Probe,
+        problem: Some(Problem::new("worker_unreachable", "as told", Blame::Worker)),
+    };
+    let id = one(bed, next).await;
+    let row = bed.store.task(id).await.unwrap().unwrap();
+    assert_eq!((row.attempts, row.host_faults), (0, 0));
+    assert!(row.error.unwrap().starts_with("worker_unreachable: "));
+    let attempts = bed.store.attempts(id).await.unwrap();
+    assert_eq!(attempts[0].outcome, AttemptOutcome::Probe.as_str());
+    // It was a probe: the breaker knows already.
+    assert_eq!(evidence(bed).await, None);
+    assert!(Hand::new().claim(&*bed.store, DOCS, 1).await.is_empty());
 }

@@ -120,6 +120,7 @@ pub fn record(claim: &Claim, next: &Next) -> AttemptRecord {
             Refund::None => (AttemptOutcome::Retry, problem.as_ref()),
             Refund::Drain => (AttemptOutcome::Drained, None),
             Refund::HostFault => (AttemptOutcome::HostFault, problem.as_ref()),
+            Refund::Probe => (AttemptOutcome::Probe, problem.as_ref()),
         },
     };
     AttemptRecord {
@@ -130,6 +131,7 @@ pub fn record(claim: &Claim, next: &Next) -> AttemptRecord {
             path: Path::Real,
             basis: Basis::StageDefault,
             fallback: false,
+            probe: false,
             approval: None,
             rollout: None,
         }),

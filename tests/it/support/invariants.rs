@@ -219,7 +219,7 @@ impl Record<'_> {
         let id = self.task.id;
         let held = u32::from(self.task.status == Status::Claimed);
         let claims = u32::try_from(self.attempts.len()).unwrap() + held;
-        let refunds = u32::try_from(self.outcomes(&["drained", "host-fault"])).unwrap();
+        let refunds = u32::try_from(self.outcomes(&["drained", "host-fault", "probe"])).unwrap();
         assert_eq!(self.task.attempts, claims - refunds, "4: attempts of {id}");
         // A claim raises the epoch, and so does taking one back: a claim that
         // left no row would show as a gap.
@@ -255,7 +255,7 @@ impl Record<'_> {
             usize::from(known),
             "5: {id} was enqueued"
         );
-        let again = self.outcomes(&["retry", "drained", "host-fault"]);
+        let again = self.outcomes(&["retry", "drained", "host-fault", "probe"]);
         assert_eq!(
             self.count("execute_retry"),
             again + self.rescued_into("execute_retry"),

@@ -36,7 +36,7 @@ impl Routed {
         let config = super::harness::config(temporary.path(), environment);
         let here = Following::with(config.clone(), temporary).await;
         let plugins = Arc::clone(here.catalog()) as _;
-        let routes = Arc::new(LiveRoutes::start(&config, plugins).unwrap());
+        let routes = Arc::new(LiveRoutes::start(&config, plugins, Arc::default()).unwrap());
         let (revised, revisions) = watch::channel(0);
         let ending = CancellationToken::new();
         let guard = ending.clone().drop_guard();
@@ -198,7 +198,7 @@ async fn an_attempt_runs_on_what_it_was_assigned_whatever_is_swapped_meanwhile()
     catalog.install(load(0).await);
     let layers = [("COGO_STATE_DIR".to_owned(), "unused".to_owned())];
     let config = Config::from_layers(&Layers::new(layers)).unwrap();
-    let routes = LiveRoutes::start(&config, Arc::clone(&catalog) as _).unwrap();
+    let routes = LiveRoutes::start(&config, Arc::clone(&catalog) as _, Arc::default()).unwrap();
     let claim = claim(ROUTE);
     let assigned = routes.assign(&claim, false).unwrap();
     let digest = assigned.plugin.digest;

@@ -168,7 +168,8 @@ async fn a_hundred_swaps_lose_repeat_and_mix_nothing() {
     let mut installed = HashMap::from([(here.serving("guest").unwrap(), 0)]);
 
     let catalog = Arc::clone(here.catalog());
-    let routes = Arc::new(LiveRoutes::start(&config, Arc::clone(&catalog) as _).unwrap());
+    let routes =
+        Arc::new(LiveRoutes::start(&config, Arc::clone(&catalog) as _, Arc::default()).unwrap());
     let sandbox = Sandbox::new(Arc::clone(&catalog), runtimes(), Arc::new(Shelf::default()));
     let holder = HolderId::generate("storm");
     let bus = bus::start(
