@@ -8,12 +8,15 @@
 //! error has one shape ([`error`]). Answers are only ever added to: an example
 //! of each lies in the tests.
 
+mod approvals;
 mod artifacts;
 mod auth;
 mod body;
+mod controls;
 mod error;
 mod events;
 mod facts;
+mod flags;
 mod guard;
 mod health;
 mod hosts;
@@ -24,6 +27,7 @@ mod path;
 mod plugins;
 mod prometheus;
 mod query;
+mod routes;
 mod serve;
 mod tasks;
 mod workflows;
@@ -36,7 +40,9 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
+pub use approvals::RevokedView;
 pub use auth::{Actor, Auth, InvalidTokens, NoTokens, Protection, Tokens};
+pub use controls::{DecidedView, RouteOperator, RouteRefused};
 pub use facts::{
     DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginSource, PluginView,
     PreviousView, Profile, ReadinessCheck, RefusedFileView, RouteDecided, RouteView, ServingView,
@@ -61,6 +67,7 @@ pub struct Api {
     pub bus: BusHandle,
     pub facts: Arc<dyn HostFacts>,
     pub plugins: Arc<dyn PluginOperator>,
+    pub routes: Arc<dyn RouteOperator>,
     pub thresholds: Thresholds,
     /// How far gates over a window look back where a request does not say.
     pub window_min: u32,
@@ -118,7 +125,13 @@ pub fn router(api: Api) -> Router {
         .route("/readyz", get(health::ready))
         .route("/metrics", get(prometheus::expose))
         .route("/artifacts/{task}/{*path}", get(artifacts::fetch))
+        .route(
+            "/api/approvals",
+            get(approvals::list).post(approvals::approve),
+        )
+        .route("/api/approvals/{id}/revoke", post(approvals::revoke))
         .route("/api/events", get(events::follow))
+        .route("/api/flags", get(flags::list).put(flags::set))
         .route("/api/integration/status", get(integration::status))
         .route("/api/metrics/bus/events", get(metrics::bus::events))
         .route("/api/metrics/bus/latency", get(metrics::bus::latency))
@@ -127,8 +140,10 @@ pub fn router(api: Api) -> Router {
             get(metrics::orchestrator::decision_quality),
         )
         .route("/api/metrics/trace/{trace}", get(metrics::trace::show))
+        .route("/api/pauses", get(routes::pauses).put(routes::set_pause))
         .route("/api/plugins", get(plugins::list))
         .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
+        .route("/api/routes", get(routes::list))
         .route("/api/tasks", get(tasks::list).post(tasks::submit))
         .route("/api/tasks/{id}", get(tasks::show))
         .route("/api/tasks/{id}/cancel", post(tasks::cancel))

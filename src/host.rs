@@ -16,6 +16,7 @@ mod plugin_views;
 mod plugins;
 mod probes;
 mod recorder;
+mod route_operator;
 mod routes;
 mod swap;
 
@@ -51,6 +52,7 @@ pub use plugin_views::{directory as directory_view, plugins as plugin_views};
 pub use plugins::PluginsError;
 pub use plugins::loader as plugin_loader;
 pub use recorder::Recorder;
+use route_operator::Desk;
 pub use routes::{LoadedPlugin, LoadedPlugins, RouteEntry, RouteTable};
 pub use swap::{Started, SwapEvent, Swapper};
 
@@ -182,6 +184,12 @@ impl Host {
         let deciding =
             deciding::follow(Arc::clone(&controls), breakers, bus.clone(), ending.clone());
         background.extend([recording, tokio::spawn(deciding)]);
+        let desk = Desk {
+            store: Arc::clone(&store),
+            controls,
+            routes: Arc::clone(&routes),
+            bus: bus.clone(),
+        };
         let operator = Operator {
             swapper: Arc::clone(&swapper),
             recorder,
@@ -193,6 +201,7 @@ impl Host {
             bus: bus.clone(),
             facts: Arc::new(Facts::new(config, swapper, routes)),
             plugins: Arc::new(operator),
+            routes: Arc::new(desk),
             thresholds: config.gate.thresholds,
             window_min: config.gate.window_min,
             auth,

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::body::BodyError;
+use super::controls::RouteRefused;
 use super::guard::Denied;
 use super::plugins::OrderError;
 use super::query::QueryError;
@@ -52,6 +53,12 @@ pub(super) enum ApiError {
     RollbackOrder(#[from] OrderError),
     #[error(transparent)]
     Rollback(#[from] RollbackError),
+    #[error(transparent)]
+    Route(#[from] RouteRefused),
+    #[error("there is no approval `{0}`")]
+    NoApproval(String),
+    #[error("approval `{0}` is over already")]
+    ApprovalOver(String),
     #[error("the range lies outside of the {bytes} bytes there are")]
     RangeUnsatisfiable { bytes: u64 },
     #[error("task {id} has ended already: it is {}", status.as_str())]
@@ -116,9 +123,12 @@ impl ApiError {
             | Self::NoTrace(_)
             | Self::NoArtifact
             | Self::NoPlugin(_)
+            | Self::NoApproval(_)
             | Self::Rollback(RollbackError::NoPlugin(_) | RollbackError::NoVersion { .. }) => {
                 StatusCode::NOT_FOUND
             }
+            Self::Route(refused) => refused.status(),
+            Self::ApprovalOver(_) => StatusCode::CONFLICT,
             Self::RollbackOrder(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rollback(
                 RollbackError::NothingBefore(_)
@@ -174,6 +184,9 @@ impl ApiError {
             Self::Rollback(RollbackError::NoVersion { .. }) => "version_not_found",
             Self::Rollback(RollbackError::Ambiguous { .. }) => "digest_ambiguous",
             Self::Rollback(RollbackError::Serves { .. }) => "version_serves",
+            Self::Route(refused) => refused.code(),
+            Self::NoApproval(_) => "approval_not_found",
+            Self::ApprovalOver(_) => "approval_over",
             Self::RangeUnsatisfiable { .. } => "range_unsatisfiable",
             Self::TaskEnded { .. } => "task_ended",
             Self::Intake(error) => error.code(),
@@ -213,6 +226,10 @@ impl ApiError {
             ) => return Some(choices(known)),
             Self::Rollback(RollbackError::NothingBefore(_)) => {
                 "versions are kept from the moment they are replaced; put the right file into the plugins directory"
+            }
+            Self::Route(refused) => return refused.hint(),
+            Self::NoApproval(_) | Self::ApprovalOver(_) => {
+                "`GET /api/approvals` lists them; those in force have time left"
             }
             Self::TaskEnded { .. } => "`POST /api/tasks/ID/retry` repeats it as a new task",
             Self::Repeat(RepeatError::NotEnded(_)) => "`POST /api/tasks/ID/cancel` ends it",

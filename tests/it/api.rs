@@ -10,6 +10,7 @@
 
 mod access;
 mod artifacts;
+mod decisions;
 mod examples;
 mod following;
 mod harness;

@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::host::{Facts, Obedient, OnePlugin, Operator};
+use super::host::{Desk, Facts, Obedient, OnePlugin, Operator};
 
 pub const TOKEN: &str = "a-token-of-some-length";
 /// No test takes this long unless it hangs.
@@ -111,6 +111,7 @@ impl TestApi {
             bus: bus.clone(),
             facts: facts.clone(),
             plugins: operator.clone(),
+            routes: Arc::new(Desk),
             thresholds: Thresholds::default(),
             window_min: 60,
             auth: Auth::for_bind(setup.bind, setup.writes_need_token, tokens).unwrap(),

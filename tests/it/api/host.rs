@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use cogo_host::api::{
     DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginOperator,
     PluginSource, PluginView, PreviousView, Profile, ReadinessCheck, RefusedFileView,
-    RollbackOrder, RollbackView, RouteDecided, RouteView, ServingView, VersionView,
+    RollbackOrder, RollbackView, RouteDecided, RouteOperator, RouteRefused, RouteView, ServingView,
+    VersionView,
 };
 use cogo_host::artifacts::Artifacts as _;
 use cogo_host::artifacts::local::LocalArtifacts;
@@ -335,4 +336,38 @@ impl PluginOperator for Operator {
             }),
         }
     }
+}
+
+/// Knows the one route, and that nothing real can run on it.
+pub struct Desk;
+
+#[async_trait]
+impl RouteOperator for Desk {
+    fn check_route(&self, route: &RouteKey) -> Result<(), RouteRefused> {
+        let known: RouteKey = ROUTE.parse().unwrap();
+        match *route == known {
+            true => Ok(()),
+            false => Err(RouteRefused::Unknown {
+                asked: route.clone(),
+                known: vec![known],
+            }),
+        }
+    }
+
+    fn check_flag(&self, route: &RouteKey, to: Option<bool>) -> Result<(), RouteRefused> {
+        self.check_route(route)?;
+        match to {
+            Some(true) => Err(RouteRefused::Unrunnable {
+                route: route.clone(),
+                problem: "plugin `real` is to run, but X is not set".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_fallback(&self, route: &RouteKey) -> Result<(), RouteRefused> {
+        self.check_route(route)
+    }
+
+    async fn follow(&self) {}
 }

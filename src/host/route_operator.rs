@@ -1,0 +1,83 @@
+//! What operators decide about the routes of this host: checked here, kept on
+//! the bus, followed at once.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::controls::LiveControls;
+use super::live_routes::LiveRoutes;
+use super::routes::RouteTable;
+use crate::api::{RouteOperator, RouteRefused};
+use crate::bus::BusHandle;
+use crate::route::{Policy, RouteKey, RoutePlugins};
+use crate::selection::Choice;
+use crate::store::Store;
+
+/// The operator's desk.
+pub struct Desk {
+    pub store: Arc<dyn Store>,
+    pub controls: Arc<LiveControls>,
+    pub routes: Arc<LiveRoutes>,
+    pub bus: BusHandle,
+}
+
+impl Desk {
+    fn unknown(table: &RouteTable, asked: &RouteKey) -> RouteRefused {
+        RouteRefused::Unknown {
+            asked: asked.clone(),
+            known: table.entries().map(|entry| entry.key.clone()).collect(),
+        }
+    }
+}
+
+#[async_trait]
+impl RouteOperator for Desk {
+    fn check_route(&self, route: &RouteKey) -> Result<(), RouteRefused> {
+        let table = self.routes.table();
+        let found = table.get(route).map(|_| ());
+        found.ok_or_else(|| Self::unknown(&table, route))
+    }
+
+    fn check_flag(&self, route: &RouteKey, to: Option<bool>) -> Result<(), RouteRefused> {
+        let table = self.routes.table();
+        let entry = table.get(route);
+        let entry = entry.ok_or_else(|| Self::unknown(&table, route))?;
+        if let (RoutePlugins::Only(plugin), Some(_)) = (&entry.plugins, to) {
+            return Err(RouteRefused::NoChoice {
+                route: route.clone(),
+                plugin: plugin.clone(),
+            });
+        }
+        let Choice::Run { plugin, digest, .. } = table.with_flag(entry, to) else {
+            return Ok(());
+        };
+        match table.runnable(route, &plugin, digest) {
+            Ok(_) => Ok(()),
+            Err(problem) => Err(RouteRefused::Unrunnable {
+                route: route.clone(),
+                problem: problem.to_string(),
+            }),
+        }
+    }
+
+    fn check_fallback(&self, route: &RouteKey) -> Result<(), RouteRefused> {
+        let table = self.routes.table();
+        let entry = table.get(route);
+        let entry = entry.ok_or_else(|| Self::unknown(&table, route))?;
+        match (&entry.plugins, entry.policy) {
+            (RoutePlugins::Pair { .. }, Policy::Required) => Ok(()),
+            (RoutePlugins::Only(_), _) | (_, Policy::Optional) => Err(RouteRefused::NoFallback {
+                route: route.clone(),
+            }),
+        }
+    }
+
+    async fn follow(&self) {
+        match self.controls.refresh(&*self.store).await {
+            Ok(_) => self.bus.wake(),
+            // The follower tries again, and tells.
+            Err(_) => self.controls.nudge(),
+        }
+    }
+}
