@@ -6,12 +6,16 @@
 
 mod client;
 mod connection;
+mod decide;
 mod demo;
 mod doctor;
+mod fallback;
+mod flag;
 mod gate;
 mod migrate;
 mod output;
 mod plugin;
+mod route;
 mod run;
 mod settings;
 mod submit;
@@ -82,6 +86,15 @@ enum Command {
     /// Work with plugins.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Look at the flags of routes, and set them for every host.
+    #[command(subcommand)]
+    Flag(flag::FlagCommand),
+    /// Look at routes, pause and resume them.
+    #[command(subcommand)]
+    Route(route::RouteCommand),
+    /// Let the mock stand in for a real executor that is down.
+    #[command(subcommand)]
+    Fallback(fallback::FallbackCommand),
     /// Bring the database's schema up to date.
     Migrate(migrate::MigrateArgs),
     /// Examine the installation and say what to mend.
@@ -157,6 +170,9 @@ fn execute(cli: Cli, output: Output) -> Outcome {
         Command::Trace(args) => on_runtime(trace::trace(context, args)),
         Command::Gate(args) => on_runtime(gate::gate(context, args)),
         Command::Plugin(command) => plugin::plugin(context, command),
+        Command::Flag(command) => on_runtime(flag::flag(context, command)),
+        Command::Route(command) => on_runtime(route::route(context, command)),
+        Command::Fallback(command) => on_runtime(fallback::fallback(context, command)),
         Command::Migrate(args) => on_runtime(migrate::migrate(context, args)),
         Command::Doctor(args) => on_runtime(doctor::doctor(context, args)),
         Command::Config(command) => settings::config(&context, &command),

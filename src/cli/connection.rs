@@ -88,6 +88,11 @@ impl Connection {
         })
     }
 
+    /// The routes that these settings know.
+    pub fn served(&self) -> &[RouteKey] {
+        &self.served
+    }
+
     /// Whether some host shows itself on the bus.
     pub async fn has_host(&self) -> Outcome<bool> {
         // Three beats of a host without a sign of it.
