@@ -12,7 +12,7 @@
 mod clocks;
 mod drains;
 mod file;
-mod fleet;
+pub mod fleet;
 mod kills;
 mod links;
 mod load;

@@ -14,6 +14,7 @@ mod bus;
 mod faults;
 mod guest;
 mod mistakes;
+mod operate;
 mod postgres;
 mod sandbox;
 mod store;

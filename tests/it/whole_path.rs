@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::process::{Host, Installation, Worker};
 
 /// A project with one test that runs `body`.
-fn project(dir: &Path, body: &str) -> PathBuf {
+pub fn project(dir: &Path, body: &str) -> PathBuf {
     let project = dir.join("project");
     std::fs::create_dir_all(project.join("tests")).unwrap();
     std::fs::write(project.join("tests/__init__.py"), "").unwrap();
@@ -35,7 +35,7 @@ fn real(worker_url: &str) -> Installation {
         .with("RECLAIM_AFTER_MS", "1500")
 }
 
-fn submit(here: &Installation, project: &Path, more: &[&str]) -> Value {
+pub fn submit(here: &Installation, project: &Path, more: &[&str]) -> Value {
     let repo = project.to_str().unwrap();
     let mut args = vec![
         "submit",
@@ -51,11 +51,11 @@ fn submit(here: &Installation, project: &Path, more: &[&str]) -> Value {
     here.run(&args).expect(0).data()
 }
 
-fn task(here: &Installation, id: &str) -> Value {
+pub fn task(here: &Installation, id: &str) -> Value {
     here.run(&["task", "show", "--json", id]).expect(0).data()
 }
 
-fn ended(here: &Installation, id: &str) -> Value {
+pub fn ended(here: &Installation, id: &str) -> Value {
     here.until("the task has ended", || {
         let shown = task(here, id);
         let status = shown["status"].as_str().unwrap().to_owned();
@@ -64,7 +64,7 @@ fn ended(here: &Installation, id: &str) -> Value {
 }
 
 /// Every event of the trace, asserted to carry its id, in order.
-fn events(here: &Installation, trace: &str) -> Vec<String> {
+pub fn events(here: &Installation, trace: &str) -> Vec<String> {
     let story = here.run(&["trace", "--json", trace]).expect(0).data();
     let events = story["events"].as_array().unwrap();
     assert!(!events.is_empty());
@@ -77,7 +77,7 @@ fn events(here: &Installation, trace: &str) -> Vec<String> {
         .collect()
 }
 
-fn count(events: &[String], name: &str) -> usize {
+pub fn count(events: &[String], name: &str) -> usize {
     events.iter().filter(|event| *event == name).count()
 }
 
@@ -284,7 +284,7 @@ fn a_drain_gives_the_attempt_back() {
 }
 
 /// A port that nobody listens on, for a worker that is not there yet.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

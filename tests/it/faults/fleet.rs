@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use tokio::runtime::Runtime;
 
 use crate::support::invariants::Watch;
-use crate::support::process::{Host, Installation, Process, until};
+use crate::support::process::{Finished, Host, Installation, Process, until};
 use crate::support::{all_tasks, postgres, sqlite};
 
 /// A lease that runs out soon. A host on a busy machine still renews it.
@@ -89,6 +89,16 @@ impl Member {
 
     pub fn process(&mut self) -> &mut Process {
         &mut self.host().process
+    }
+
+    /// What its readiness says of the routes that are held.
+    pub fn holds(&self) -> String {
+        self.host.as_ref().unwrap().holds()
+    }
+
+    /// Runs a command with this host's settings.
+    pub fn run(&self, args: &[&str]) -> Finished {
+        self.here.run(args)
     }
 
     /// The name of this life in `claimed_by`.

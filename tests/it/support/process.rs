@@ -74,8 +74,12 @@ impl Installation {
         let (process, line) = Process::start(command, |line| line.contains("\"api\""));
         let ready: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["schema"], "cogo-host.ready.v1");
-        let holder = ready["data"]["holder"].as_str().unwrap().to_owned();
-        Host { process, holder }
+        let said = |field: &str| ready["data"][field].as_str().unwrap().to_owned();
+        Host {
+            process,
+            holder: said("holder"),
+            api: said("api"),
+        }
     }
 
     /// Waits until `look` answers something.
@@ -228,6 +232,32 @@ pub struct Host {
     pub process: Process,
     /// What it writes to `claimed_by`.
     pub holder: String,
+    /// Where its API listens.
+    pub api: String,
+}
+
+impl Host {
+    /// What its API answers to a GET without a token.
+    pub fn get(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.api);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            client.get(url).send().await.unwrap().json().await.unwrap()
+        })
+    }
+
+    /// What its readiness says of the routes that are held.
+    pub fn holds(&self) -> String {
+        let ready = self.get("/readyz");
+        let checks = ready["checks"].as_array().unwrap();
+        let holds = checks.iter().find(|check| check["name"] == "holds");
+        holds.unwrap()["detail"].as_str().unwrap().to_owned()
+    }
 }
 
 /// The example worker, as a process of its own.

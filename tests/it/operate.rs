@@ -1,0 +1,8 @@
+//! Operating routes while hosts run, with nothing replaced: flags, pauses, and a
+//! worker that goes away and comes back.
+
+mod fallback;
+mod flags;
+mod hosts;
+mod outages;
+mod pauses;

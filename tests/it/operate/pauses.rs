@@ -1,0 +1,91 @@
+//! A route that is paused waits on every host, and loses nothing.
+
+use cogo_host::task::Status;
+use serde_json::json;
+
+use crate::faults::fleet::{Bus, LONG_LEASE_MS, Member};
+use crate::support::hand;
+use crate::support::process::until;
+
+const ROUTE: &str = hand::BUILD_TEST;
+
+#[test]
+fn a_pause_holds_a_route_on_all_hosts_until_it_is_resumed() {
+    let bus = Bus::shared();
+    let hosts = ["one", "two"].map(|name| Member::new(name, &bus.url, LONG_LEASE_MS).started());
+    let paused = hosts[0]
+        .run(&[
+            "route",
+            "pause",
+            ROUTE,
+            "--reason",
+            "the disk is full",
+            "--json",
+        ])
+        .expect(0)
+        .data();
+    assert_eq!(paused["changed"], true);
+    for host in &hosts {
+        until("the host knows of the pause", &mut || {
+            host.holds()
+                .contains("cogo paused it (the disk is full)")
+                .then_some(())
+        });
+    }
+
+    let waiting = hand::tasks(ROUTE, 20);
+    bus.submit(&waiting);
+    let mut short = hand::task(ROUTE);
+    short.payload = json!({ "repo": "r", "__assignment": { "ttl_ms": 1 } });
+    bus.submit(std::slice::from_ref(&short));
+    // Another route goes on, and a task's time to live counts all the same.
+    let others = hand::tasks("codegen/generate", 20);
+    bus.submit(&others);
+    bus.until_ended(&others);
+    bus.until_ended(std::slice::from_ref(&short));
+    assert_eq!(bus.task(short.id).status, Status::Failed);
+    for task in &waiting {
+        let row = bus.task(task.id);
+        let state = (row.status, row.attempts, row.lease_epoch);
+        assert_eq!(state, (Status::Queued, 0, 0), "{row:?}");
+    }
+
+    let resumed = hosts[1].run(&["route", "resume", ROUTE]).expect(0);
+    assert!(
+        resumed.stdout.contains("is paused no more"),
+        "{}",
+        resumed.stdout
+    );
+    bus.until_ended(&waiting);
+    for task in &waiting {
+        assert_eq!(bus.task(task.id).status, Status::Done);
+        assert_eq!(bus.outcomes(task.id), ["done"]);
+    }
+    assert_eq!(bus.count_events("route_held", None), 1);
+    assert_eq!(bus.count_events("route_released", None), 1);
+    bus.check();
+}
+
+#[test]
+fn a_route_that_nobody_knows_cannot_be_paused() {
+    let bus = Bus::shared();
+    let here = Member::new("nobody", &bus.url, LONG_LEASE_MS);
+    let refused = here.run(&["route", "pause", "code/buildtest"]).expect(4);
+    assert!(
+        refused.stderr.contains("error[route_not_found]"),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("code/build-test"),
+        "{}",
+        refused.stderr
+    );
+    // What is not paused can be resumed: nothing happens.
+    let resumed = here.run(&["route", "resume", "code/buildtest"]).expect(0);
+    assert!(
+        resumed.stdout.contains("was not paused before"),
+        "{}",
+        resumed.stdout
+    );
+}
