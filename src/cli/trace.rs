@@ -187,11 +187,25 @@ fn event_line(text: &mut String, event: &Event, start: Option<DateTime<Utc>>) {
     line(
         text,
         format_args!(
-            "  {since:>8} ms  {}{}",
+            "  {since:>8} ms  {}{}{}",
             event.event_type,
+            decided(&event.payload),
             said(event.reason.as_deref())
         ),
     );
+}
+
+/// What an operator decided, and who that was.
+fn decided(payload: &serde_json::Value) -> String {
+    let Some(actor) = payload.get("actor").and_then(|actor| actor.as_str()) else {
+        return String::new();
+    };
+    let to = match payload.get("to").and_then(serde_json::Value::as_bool) {
+        Some(true) => " to on",
+        Some(false) => " to off",
+        None => "",
+    };
+    format!("{to} by {actor}")
 }
 
 fn said(text: Option<&str>) -> String {

@@ -58,6 +58,17 @@ fn flags_flip_under_load_and_nothing_is_lost() {
     assert!(ran["real"] > 0 && ran["mock"] > 0, "{ran:?}");
     let again = set(&here, "default");
     assert_eq!(again["changed"], false);
+    let off = set(&here, "off");
+    let trace = here
+        .run(&["trace", off["trace_id"].as_str().unwrap()])
+        .expect(0);
+    assert!(
+        trace
+            .stdout
+            .contains("flag_changed to off by local: a test"),
+        "{}",
+        trace.stdout
+    );
     let listed = here.run(&["flag", "list"]).expect(0).stdout;
     assert!(listed.contains(ROUTE), "{listed}");
 }
