@@ -134,10 +134,12 @@ impl LiveRoutes {
     /// What was decided about a route, with what this host itself has for it.
     fn route_now<'k>(&self, known: &'k Known, entry: &RouteEntry) -> RouteNow<'k> {
         let now = known.of(entry);
-        let is_open = now.breaker == Breaker::Open;
-        let path = entry.real_path().filter(|_| is_open);
+        let is_ready = || {
+            let path = entry.real_path();
+            path.is_some_and(|path| self.probes.is_ready(&path))
+        };
         RouteNow {
-            probe_ready: path.is_some_and(|path| self.probes.is_ready(&path)),
+            probe_ready: now.breaker == Breaker::Open && is_ready(),
             ..now
         }
     }

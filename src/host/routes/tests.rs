@@ -31,6 +31,14 @@ fn plugin(name: &str, kind: Kind, handles: &[&str], missing: &[&str]) -> LoadedP
 }
 
 fn build(environment: &[(&str, &str)], missing: &[&str]) -> Result<RouteTable, ConfigError> {
+    build_with(environment, missing, &BusFlags::default())
+}
+
+fn build_with(
+    environment: &[(&str, &str)],
+    missing: &[&str],
+    flags: &BusFlags,
+) -> Result<RouteTable, ConfigError> {
     let roles = ["code/build-test", "codegen/generate"];
     let plugins = Fixed(vec![
         plugin("mock", Kind::Mock, &roles, &[]),
@@ -42,11 +50,7 @@ fn build(environment: &[(&str, &str)], missing: &[&str]) -> Result<RouteTable, C
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
     );
-    RouteTable::build(
-        &Config::from_layers(&layers)?,
-        Arc::new(plugins),
-        &BusFlags::default(),
-    )
+    RouteTable::build(&Config::from_layers(&layers)?, Arc::new(plugins), flags)
 }
 
 fn served(table: &RouteTable) -> Vec<ServedRoute> {
@@ -118,4 +122,77 @@ fn an_agent_serves_its_role_and_shard() {
     let served = served(&table);
     assert_eq!(served.len(), 1);
     assert_eq!(served[0].shard, Some(3));
+}
+
+const PRODUCTION: [(&str, &str); 2] = [("COGO_STAGE", "production"), ("AGENT_SERVICE", "code")];
+
+/// What is served of `code/build-test`, as `plugin` or `plugin probe`.
+fn served_now(table: &RouteTable, now: &RouteNow<'_>) -> Option<String> {
+    let entry = table.get(&KnownRole::BuildTest.key()).unwrap();
+    let served = table.serve(entry, now)?;
+    let probe = if served.only_probe { " probe" } else { "" };
+    Some(format!("{}{probe}", served.plugin))
+}
+
+#[test]
+fn what_is_decided_on_the_bus_decides_over_what_is_served() {
+    let flagged = |flag| RouteNow {
+        flag: Some(flag),
+        ..RouteNow::default()
+    };
+    let paused = RouteNow {
+        paused: true,
+        ..RouteNow::default()
+    };
+    let table = build(&[], &["COGO_WORKER_URL"]).unwrap();
+    let served = |now: &RouteNow<'_>| served_now(&table, now);
+    assert_eq!(served(&RouteNow::default()).as_deref(), Some("mock"));
+    assert_eq!(served(&paused), None);
+    // Set by somebody who could not know what this host lacks.
+    assert_eq!(served(&flagged(true)), None);
+    let table = build(&[("ENABLE_COGO_WORKER", "true")], &[]).unwrap();
+    assert_eq!(served_now(&table, &flagged(false)).as_deref(), Some("mock"));
+
+    let table = build(&PRODUCTION, &[]).unwrap();
+    let served = |now: &RouteNow<'_>| served_now(&table, now);
+    assert_eq!(served(&RouteNow::default()).as_deref(), Some("cogo-worker"));
+    assert_eq!(served(&flagged(false)), None);
+    let down = RouteNow {
+        breaker: Breaker::Open,
+        ..RouteNow::default()
+    };
+    assert_eq!(served(&down), None);
+    let probing = RouteNow {
+        probe_ready: true,
+        ..down
+    };
+    assert_eq!(served(&probing).as_deref(), Some("cogo-worker probe"));
+    let stopped = RouteNow {
+        paused: true,
+        ..probing
+    };
+    assert_eq!(served(&stopped), None);
+    let id = crate::selection::ApprovalId("fa-1".to_owned());
+    let approved = RouteNow {
+        approval: Some(&id),
+        ..probing
+    };
+    assert_eq!(served(&approved).as_deref(), Some("mock"));
+}
+
+#[test]
+fn flags_on_the_bus_count_at_the_start() {
+    let flags = |flag| BusFlags::from([(KnownRole::BuildTest.key(), flag)]);
+    let off = [PRODUCTION[0], PRODUCTION[1], ("ENABLE_COGO_WORKER", "0")];
+    assert!(build_with(&off, &[], &flags(true)).is_ok());
+    // Held, as somebody decided while hosts ran.
+    assert!(build_with(&PRODUCTION, &[], &flags(false)).is_ok());
+    let missing = build_with(&[], &["COGO_WORKER_URL"], &flags(true));
+    let error = missing.err().unwrap();
+    assert!(error.to_string().contains("COGO_WORKER_URL is not set"));
+    let hint = error.hint.unwrap();
+    assert!(
+        hint.contains("`cogo-host flag set code/build-test off`"),
+        "{hint}"
+    );
 }
