@@ -58,7 +58,7 @@ async fn an_empty_database_is_brought_up_once() {
     assert_eq!(texts(&mut conn, tables).await, [Some("0".to_owned())]);
 
     let done = store.migrate(false).await.unwrap();
-    assert_eq!((done.from, done.to), (0, 2));
+    assert_eq!((done.from, done.to), (0, 3));
     assert_eq!(done.statements, dry.statements);
     store.check_schema().await.unwrap();
     let again = store.migrate(false).await.unwrap();
@@ -86,7 +86,7 @@ async fn the_schema_before_gains_what_is_new() {
         Err(StoreError::NotMigrated)
     ));
     let done = store.migrate(false).await.unwrap();
-    assert_eq!((done.from, done.to), (1, 2));
+    assert_eq!((done.from, done.to), (1, 3));
     store.check_schema().await.unwrap();
     assert!(store.controls().await.unwrap().flags.is_empty());
     let index = "SELECT count(*) FROM pg_indexes WHERE indexname = 'executor_attempts_worker'";
@@ -206,7 +206,7 @@ async fn a_later_schema_is_refused() {
             error,
             StoreError::Newer {
                 found: 99,
-                known: 2,
+                known: 3,
                 ..
             }
         )
