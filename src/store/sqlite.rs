@@ -181,17 +181,32 @@ fn name(trouble: Trouble, path: &Path) -> StoreError {
     }
 }
 
-/// Runs a statement that takes one batch as JSON and gives nothing back.
+/// Rows for one statement, printed as JSON.
+struct Batch(Option<String>);
+
+impl Batch {
+    fn of<T: serde::Serialize>(rows: &[T]) -> Step<Self> {
+        Ok(Self(match rows {
+            [] => None,
+            rows => Some(serde_json::to_string(rows)?),
+        }))
+    }
+
+    /// Runs a statement that takes the batch and gives nothing back.
+    async fn execute(self, conn: &mut SqliteConnection, sql: &'static str) -> Step<()> {
+        if let Some(rows) = self.0 {
+            sqlx::query(sql).bind(rows).execute(conn).await?;
+        }
+        Ok(())
+    }
+}
+
 async fn execute_batch<T: serde::Serialize>(
     conn: &mut SqliteConnection,
     sql: &'static str,
-    batch: &[T],
+    rows: &[T],
 ) -> Step<()> {
-    if !batch.is_empty() {
-        let batch = serde_json::to_string(batch)?;
-        sqlx::query(sql).bind(batch).execute(conn).await?;
-    }
-    Ok(())
+    Batch::of(rows)?.execute(conn, sql).await
 }
 
 /// A duration as a modifier of SQLite's date functions, to the millisecond.

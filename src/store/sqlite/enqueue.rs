@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::sqlite::SqliteConnection;
 
 use super::row::Cells;
-use super::{SqliteStore, Step, execute_batch, modifier};
+use super::{Batch, SqliteStore, Step, modifier};
 use crate::attempt::Fence;
 use crate::event::NewEvent;
 use crate::ids::MessageId;
@@ -40,7 +40,7 @@ SELECT value ->> 'id' AS wanted,
   ) AS id
 FROM jsonb_each(?1)";
 
-const INSERT_EVENTS: &str = "
+pub(super) const INSERT_EVENTS: &str = "
 INSERT INTO bus_events
   (event_type, message_id, service, role, shard, tenant, trace_id, reason, payload)
 SELECT
@@ -173,8 +173,13 @@ pub(super) async fn insert_events<'e>(
     conn: &mut SqliteConnection,
     events: impl IntoIterator<Item = &'e NewEvent>,
 ) -> Step<()> {
+    event_batch(events)?.execute(conn, INSERT_EVENTS).await
+}
+
+/// Events as [`INSERT_EVENTS`] takes them.
+pub(super) fn event_batch<'e>(events: impl IntoIterator<Item = &'e NewEvent>) -> Step<Batch> {
     let cells: Vec<EventCells<'_>> = events.into_iter().map(EventCells::of).collect();
-    execute_batch(conn, INSERT_EVENTS, &cells).await
+    Batch::of(&cells)
 }
 
 impl<'a> EventCells<'a> {

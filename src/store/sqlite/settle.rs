@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnection;
 
-use super::enqueue::{FenceCells, insert_events};
+use super::enqueue::{FenceCells, INSERT_EVENTS, event_batch, insert_events};
 use super::row::Cells;
-use super::{SqliteStore, Step, execute_batch, int, modifier};
+use super::{Batch, SqliteStore, Step, int, modifier};
 use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
 use crate::event::{NewEvent, millis};
 use crate::ids::{HolderId, MessageId, TraceId};
@@ -257,10 +257,11 @@ pub(super) async fn settle(
     if settlements.is_empty() {
         return Ok(Vec::new());
     }
+    let fences = fences(settlements)?;
+    let mut writes = Writes::of(settlements)?;
     let mut writer = store.writers.acquire().await?;
     writer.begin().await?;
     let conn = writer.conn()?;
-    let fences = fences(settlements)?;
     let mut held = list_fences(conn, LIST_HELD, &fences, holder).await?;
     // One fence settles once: a second end of the same claim is a lost lease.
     let (applied, refused): (Vec<_>, Vec<_>) = settlements
@@ -270,6 +271,7 @@ pub(super) async fn settle(
     let mut outcomes = vec![Settled::Applied; settlements.len()];
     let mut lost = Vec::new();
     if !refused.is_empty() {
+        writes = Writes::of(applied.into_iter().map(|(_, settlement)| settlement))?;
         let mut written = list_fences(conn, LIST_WRITTEN, &fences, holder).await?;
         for (place, settlement) in refused {
             if !written.remove(&settlement.fence) {
@@ -280,20 +282,42 @@ pub(super) async fn settle(
             }
         }
     }
-    let applied: Vec<&Settlement> = applied
-        .into_iter()
-        .map(|(_, settlement)| settlement)
-        .collect();
-    let ends: Vec<EndCells<'_>> = applied.iter().map(|s| EndCells::of(s)).collect();
-    execute_batch(conn, INSERT_ATTEMPTS, &ends).await?;
-    let next: Vec<NextCells<'_>> = applied.iter().map(|s| NextCells::of(s)).collect();
-    execute_batch(conn, UPDATE_TASKS, &next).await?;
-    execute_batch(conn, INSERT_ARTIFACTS, &artifacts(&applied)).await?;
+    writes.execute(conn).await?;
     let refused = lease_lost(conn, holder, &lost).await?;
-    let events = applied.iter().flat_map(|s| &s.events).chain(&refused);
-    insert_events(conn, events).await?;
+    insert_events(conn, &refused).await?;
     writer.commit().await?;
     Ok(outcomes)
+}
+
+/// All that settlements write. Printed before the writer's turn begins, since
+/// every other writer waits for its end; printed anew for the rest where some
+/// turn out to be refused, which is rare.
+struct Writes {
+    ends: Batch,
+    next: Batch,
+    artifacts: Batch,
+    events: Batch,
+}
+
+impl Writes {
+    fn of<'a>(settlements: impl IntoIterator<Item = &'a Settlement>) -> Step<Self> {
+        let settlements: Vec<&Settlement> = settlements.into_iter().collect();
+        let ends: Vec<EndCells<'_>> = settlements.iter().map(|s| EndCells::of(s)).collect();
+        let next: Vec<NextCells<'_>> = settlements.iter().map(|s| NextCells::of(s)).collect();
+        Ok(Self {
+            ends: Batch::of(&ends)?,
+            next: Batch::of(&next)?,
+            artifacts: Batch::of(&artifacts(&settlements))?,
+            events: event_batch(settlements.iter().flat_map(|s| &s.events))?,
+        })
+    }
+
+    async fn execute(self, conn: &mut SqliteConnection) -> Step<()> {
+        self.ends.execute(conn, INSERT_ATTEMPTS).await?;
+        self.next.execute(conn, UPDATE_TASKS).await?;
+        self.artifacts.execute(conn, INSERT_ARTIFACTS).await?;
+        self.events.execute(conn, INSERT_EVENTS).await
+    }
 }
 
 fn fences(settlements: &[Settlement]) -> Step<String> {
