@@ -11,6 +11,7 @@
 mod api;
 mod bundled_plugins;
 mod bus;
+mod demo;
 mod faults;
 mod guest;
 mod mistakes;
