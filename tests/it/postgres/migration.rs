@@ -62,7 +62,7 @@ async fn an_empty_database_is_brought_up_once() {
     assert_eq!(done.statements, dry.statements);
     store.check_schema().await.unwrap();
     let again = store.migrate(false).await.unwrap();
-    assert_eq!((again.from, again.statements.len()), (2, 0));
+    assert_eq!((again.from, again.statements.len()), (3, 0));
 
     let open = "SELECT relname FROM pg_class
         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND NOT relrowsecurity";
