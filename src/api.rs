@@ -34,7 +34,7 @@ mod workflows;
 
 use std::sync::Arc;
 
-use axum::Router;
+pub use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};

@@ -246,7 +246,7 @@ impl State {
         jitter: f64,
     ) -> Result<Self, IllegalChange> {
         let open = |outage: Outage| Self::Open {
-            probe_in_ms: crate::event::millis(timing.wait(outage.failed_probes, jitter)),
+            probe_in_ms: crate::millis::millis(timing.wait(outage.failed_probes, jitter)),
             outage,
         };
         Ok(match (self, change) {
@@ -263,7 +263,7 @@ impl State {
             ) => Self::Probing {
                 outage,
                 holder,
-                left_ms: crate::event::millis(timing.probe_lease),
+                left_ms: crate::millis::millis(timing.probe_lease),
             },
             (Self::Probing { .. }, Change::Answered) => Self::Closed,
             (Self::Probing { outage, .. }, Change::Failed) => open(Outage {
@@ -272,7 +272,7 @@ impl State {
             }),
             (Self::Probing { outage, .. }, Change::Gone) => Self::Open {
                 outage,
-                probe_in_ms: crate::event::millis(PASS_ON.min(timing.wait(0, jitter))),
+                probe_in_ms: crate::millis::millis(PASS_ON.min(timing.wait(0, jitter))),
             },
             (from, change) => return Err(IllegalChange { from, change }),
         })

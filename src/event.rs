@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::attempt::{AttemptOutcome, AttemptRecord, Problem};
 use crate::ids::{MessageId, TraceId};
+use crate::millis::millis;
 use crate::route::{Route, RouteKey};
 use crate::task::{self, CANCELLED, Next};
 
@@ -213,9 +214,4 @@ fn attempt_payload(attempt: &AttemptRecord) -> Value {
         "fallback": attempt.why.as_ref().is_some_and(|why| why.fallback),
         "why": attempt.why,
     })
-}
-
-/// A duration as whole milliseconds, as all columns and events have them.
-pub fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -418,7 +418,7 @@ fn bus_settings(config: &Config, until_idle: bool) -> BusSettings {
     }
 }
 
-async fn serve(listener: TcpListener, router: axum::Router, ending: CancellationToken) {
+async fn serve(listener: TcpListener, router: api::Router, ending: CancellationToken) {
     if let Err(error) = api::serve(listener, router, ending).await {
         tracing::error!(%error, "the API ended");
     }

@@ -25,6 +25,7 @@
 //! finish or give back what runs, and stop.
 
 pub mod ids;
+pub mod millis;
 pub mod route;
 pub mod stage;
 

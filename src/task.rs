@@ -20,11 +20,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::attempt::{
-    AttemptEnd, AttemptRecord, Blame, Fence, LeaseEpoch, Problem, StagedArtifact, StopReason, Usage,
-};
+use crate::attempt::{AttemptEnd, Blame, Fence, LeaseEpoch, Problem, StopReason, Usage};
 use crate::breaker::{Probe, is_answer};
-use crate::event::NewEvent;
 use crate::ids::{MessageId, TraceId};
 use crate::report::Outcome;
 use crate::retry::RetryPolicy;
@@ -152,27 +149,6 @@ pub enum ClaimedPayload {
     TooLarge {
         bytes: u64,
     },
-}
-
-/// The write that ends an attempt: the row's next state, the attempt's record
-/// and the events, all in one transaction, or refused as a whole.
-#[derive(Debug, Clone)]
-pub struct Settlement {
-    pub fence: Fence,
-    pub next: Next,
-    pub attempt: AttemptRecord,
-    pub events: Vec<NewEvent>,
-    /// Become visible with the settlement.
-    pub artifacts: Vec<StagedArtifact>,
-}
-
-/// What became of a [`Settlement`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    Applied,
-    /// The row is no longer held under this fence: nothing was written but the
-    /// `lease_lost` event.
-    LeaseLost,
 }
 
 /// The state that a claimed row goes to.

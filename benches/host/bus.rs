@@ -21,8 +21,10 @@ use cogo_host::routing::{
 };
 use cogo_host::selection::{Basis, Path as ChosenPath, Why};
 use cogo_host::stage::Stage;
-use cogo_host::store::{ClaimRequest, OpenMode, Retention, SqliteStore, Store, Want};
-use cogo_host::task::{Claim, NewTask, Next, Settled, Settlement};
+use cogo_host::store::{
+    ClaimRequest, OpenMode, Retention, Settled, Settlement, SqliteStore, Store, Want,
+};
+use cogo_host::task::{Claim, NewTask, Next};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 

@@ -25,7 +25,8 @@ use crate::attempt::{
 };
 use crate::payload::{Assignment, Payload, PayloadError};
 use crate::routing::{Assigned, Unassigned};
-use crate::task::{Claim, ClaimedPayload, Next, Settled, Settlement, TTL_EXCEEDED};
+use crate::store::{Settled, Settlement};
+use crate::task::{Claim, ClaimedPayload, Next, TTL_EXCEEDED};
 
 /// What an executor may take longer than its deadline and its grace, which it
 /// keeps by itself, before it is given up.

@@ -17,9 +17,9 @@ use crate::event::Subject;
 use crate::report::Outcome;
 use crate::routing::{Assigned, EndedAttempt};
 use crate::selection::Path;
-use crate::store::StoreError;
+use crate::store::{Settlement, StoreError};
 use crate::task::{
-    CANCELLED, Claim, LEASE_UNCONFIRMED, Next, ROUTE_HELD, Refund, Settlement, Standing, next_state,
+    CANCELLED, Claim, LEASE_UNCONFIRMED, Next, ROUTE_HELD, Refund, Standing, next_state,
 };
 
 /// How long a task of a route that came to be held is left alone.
@@ -113,7 +113,7 @@ impl Log<'_> {
             plugin: left.assigned.as_ref().map(|a| a.plugin.clone()),
             why: left.assigned.map(|a| a.why),
             stage: self.shared.settings.stage,
-            wait_ms: crate::event::millis(claim.wait),
+            wait_ms: crate::millis::millis(claim.wait),
             code,
             blame,
             measured: left.measured,

@@ -21,8 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::outage::{Outage, PATIENCE, bounded};
 use super::outcome;
 use crate::ids::HolderId;
-use crate::store::{Store, StoreError};
-use crate::task::{Settled, Settlement};
+use crate::store::{Settled, Settlement, Store, StoreError};
 
 /// More than one commit needs; what is above waits for the next.
 pub(super) const BATCH: usize = 256;

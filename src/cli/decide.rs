@@ -10,7 +10,7 @@ use super::output::{Exit, Failure, Outcome};
 use crate::api::{DecidedView, RevokedView, RouteRefused};
 use crate::config::Config;
 use crate::control::{ApprovalRow, Decided, Decider, Decision, MAX_TTL, Reason, Revoked};
-use crate::event::millis;
+use crate::millis::millis;
 use crate::route::RouteKey;
 use crate::selection::ApprovalId;
 use crate::store::{BusUrl, NewApproval};

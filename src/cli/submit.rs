@@ -141,7 +141,7 @@ fn submission(args: &SubmitArgs) -> Outcome<Value> {
         "priority": args.priority.unwrap_or_default(),
         "max_attempts": args.max_attempts,
         "unique_key": args.unique_key,
-        "delay_ms": args.delay.map_or(0, crate::event::millis),
+        "delay_ms": args.delay.map_or(0, crate::millis::millis),
     });
     if let Some(object) = submission.as_object_mut() {
         object.insert("payload".to_owned(), Value::Object(payload));

@@ -16,7 +16,7 @@ use super::routes::{BusFlags, RouteEntry};
 use crate::breaker::{BreakerRow, RealPath, State};
 use crate::bus::outage::bounded;
 use crate::control::{ApprovalRow, Controls};
-use crate::event::millis;
+use crate::millis::millis;
 use crate::route::{RouteKey, RoutePlugins};
 use crate::selection::{ApprovalId, Breaker};
 use crate::store::{Store, StoreError};

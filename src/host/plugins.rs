@@ -115,7 +115,7 @@ pub fn settings(config: &Config, name: Option<&PluginName>, source: Source) -> S
     let mut values = BTreeMap::new();
     let mut allow = own.allow;
     if is_worker {
-        let timeout = crate::event::millis(config.worker_timeout);
+        let timeout = crate::millis::millis(config.worker_timeout);
         values.insert(WORKER_TIMEOUT.to_owned(), timeout.to_string());
         if let Some(url) = &config.worker_url {
             values.insert(WORKER_URL.to_owned(), url.clone());

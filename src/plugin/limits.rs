@@ -120,7 +120,7 @@ impl Default for Limits {
 }
 
 fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(crate::event::millis(*duration))
+    serializer.serialize_u64(crate::millis::millis(*duration))
 }
 
 /// Counts memory as it is granted, over all memories of a store.

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use crate::attempt::{Blame, Problem};
 use crate::event::{
     EXECUTE_CANCELLED, EXECUTE_RETRY, LEASE_LOST, NewEvent, RoleStep, Subject, TASK_RESCUED,
-    millis, role_event,
+    role_event,
 };
 use crate::ids::{HolderId, MessageId, TraceId};
+use crate::millis::millis;
 use crate::route::{KnownRole, Route, RouteKey};
-use crate::task::{CANCELLED, NewTask, POISON_DEATHS, POISONED, Settlement, TTL_EXCEEDED};
+use crate::store::Settlement;
+use crate::task::{CANCELLED, NewTask, POISON_DEATHS, POISONED, TTL_EXCEEDED};
 
 /// Somebody asked to cancel a task that is running.
 pub const CANCEL_REQUESTED: &str = "cancel_requested";

@@ -57,7 +57,8 @@ use crate::gate::{Evidence, Scope};
 use crate::ids::{HolderId, MessageId};
 use crate::route::{Route, RouteKey};
 use crate::selection::ApprovalId;
-use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, TaskRow};
+use crate::store::{Settled, Settlement};
+use crate::task::{Claim, Enqueued, NewTask, TaskRow};
 
 type PgCells<'r> = Cells<'r, sqlx::postgres::PgRow>;
 

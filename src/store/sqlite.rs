@@ -51,7 +51,8 @@ use crate::gate::{Evidence, Scope};
 use crate::ids::{HolderId, MessageId};
 use crate::route::{Route, RouteKey};
 use crate::selection::ApprovalId;
-use crate::task::{Claim, Enqueued, NewTask, Settled, Settlement, TaskRow};
+use crate::store::{Settled, Settlement};
+use crate::task::{Claim, Enqueued, NewTask, TaskRow};
 
 /// Files up to this size are checked in full when they are opened, which takes
 /// a fraction of a second; beyond it the check would keep a host from starting,

@@ -9,6 +9,7 @@
 )]
 
 mod api;
+mod architecture;
 mod bundled_plugins;
 mod bus;
 mod demo;

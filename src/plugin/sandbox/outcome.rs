@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::attempt::{Attempt, AttemptEnd, Blame, Problem, StopReason};
-use crate::event::millis;
+use crate::millis::millis;
 use crate::plugin::bindings::cogo::executor::contract;
 use crate::plugin::host::State;
 use crate::plugin::limits::Limits;

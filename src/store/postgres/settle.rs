@@ -14,12 +14,13 @@ use super::enqueue::{EventCells, event_columns, insert_events};
 use super::row::{int, micros, to_json};
 use super::{PgCells, PostgresStore, Step};
 use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
-use crate::event::{NewEvent, millis};
+use crate::event::NewEvent;
 use crate::ids::{Digest, HolderId, MessageId, TraceId};
+use crate::millis::millis;
 use crate::route::Route;
 use crate::selection::Why;
-use crate::store::{Renewal, audit, rows};
-use crate::task::{Next, Refund, Settled, Settlement};
+use crate::store::{Renewal, Settled, Settlement, audit, rows};
+use crate::task::{Next, Refund};
 
 /// Who claimed a row and when stays with one that ended, for programs that
 /// read it; what waits again belongs to nobody.

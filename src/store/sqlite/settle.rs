@@ -11,12 +11,13 @@ use super::enqueue::{FenceCells, INSERT_EVENTS, event_batch, insert_events};
 use super::row::Cells;
 use super::{Batch, SqliteStore, Step, int, modifier};
 use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
-use crate::event::{NewEvent, millis};
+use crate::event::NewEvent;
 use crate::ids::{HolderId, MessageId, TraceId};
+use crate::millis::millis;
 use crate::route::{Route, RouteKey};
 use crate::selection::Why;
-use crate::store::{Renewal, audit};
-use crate::task::{Next, Refund, Settled, Settlement};
+use crate::store::{Renewal, Settled, Settlement, audit};
+use crate::task::{Next, Refund};
 
 /// The fence. One row comes back, since each that crosses from SQLite's thread
 /// may cost a switch.

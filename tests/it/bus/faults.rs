@@ -18,9 +18,9 @@ use cogo_host::selection::ApprovalId;
 use cogo_host::store::{
     ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat,
     HostRow, Latency, Migration, NewApproval, PathEvidence, Renewal, Rescued, Result, Retention,
-    Store, StoreError, TaskFilter, Want,
+    Settled, Settlement, Store, StoreError, TaskFilter, Want,
 };
-use cogo_host::task::{Claim, Enqueued, NewTask, Next, Settled, Settlement, TaskRow};
+use cogo_host::task::{Claim, Enqueued, NewTask, Next, TaskRow};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;

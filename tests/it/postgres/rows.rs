@@ -2,8 +2,8 @@
 
 use cogo_host::event::NewEvent;
 use cogo_host::ids::TraceId;
-use cogo_host::store::Store;
-use cogo_host::task::{Next, Settled};
+use cogo_host::store::{Settled, Store};
+use cogo_host::task::Next;
 use serde_json::json;
 
 use crate::support::hand::{BUILD_TEST, DOCS, Hand, done, settlement, task, tasks, want};

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use cogo_host::ids::MessageId;
 use cogo_host::route::Route;
-use cogo_host::store::{ClaimRequest, Renewal, Retention, Want};
-use cogo_host::task::{Claim, NewTask, Settlement};
+use cogo_host::store::{ClaimRequest, Renewal, Retention, Settlement, Want};
+use cogo_host::task::{Claim, NewTask};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cogo_host::attempt::LeaseEpoch;
 use cogo_host::ids::MessageId;
-use cogo_host::store::{Cancelled, EventFilter, Renewal, Want};
-use cogo_host::task::{ClaimedPayload, Settled, Status};
+use cogo_host::store::{Cancelled, EventFilter, Renewal, Settled, Want};
+use cogo_host::task::{ClaimedPayload, Status};
 
 use crate::support::bed::Bed;
 use crate::support::hand::{BUILD_TEST, DOCS, Hand, LEASE, done, settlement, task, want};

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use cogo_host::ids::MessageId;
-use cogo_host::store::Retention;
-use cogo_host::task::{Claim, NewTask, Settled};
+use cogo_host::store::{Retention, Settled};
+use cogo_host::task::{Claim, NewTask};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::json;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cogo_host::ids::MessageId;
-use cogo_host::store::{Cancelled, Store};
-use cogo_host::task::{Enqueued, Settled, Status};
+use cogo_host::store::{Cancelled, Settled, Store};
+use cogo_host::task::{Enqueued, Status};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -170,7 +170,7 @@ async fn a_caller_that_goes_away_leaves_no_half_done_write(bed: &Bed) {
 async fn abandon(
     store: &dyn Store,
     hand: &Hand,
-    ends: &[cogo_host::task::Settlement],
+    ends: &[cogo_host::store::Settlement],
     polls: usize,
 ) {
     let mut work = Box::pin(store.settle(&hand.id, ends));

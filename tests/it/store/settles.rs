@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cogo_host::attempt::{Blame, LogLevel, LogLine, Problem, Span};
 use cogo_host::ids::Digest;
-use cogo_host::store::EventFilter;
-use cogo_host::task::{CANCELLED, Next, Settled, Status};
+use cogo_host::store::{EventFilter, Settled};
+use cogo_host::task::{CANCELLED, Next, Status};
 
 use crate::support::bed::Bed;
 use crate::support::hand::{

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cogo_host::ids::MessageId;
-use cogo_host::store::{Cancelled, EventFilter, Retention};
-use cogo_host::task::{NewTask, Settled, Status};
+use cogo_host::store::{Cancelled, EventFilter, Retention, Settled};
+use cogo_host::task::{NewTask, Status};
 use serde_json::json;
 
 use crate::support::bed::Bed;

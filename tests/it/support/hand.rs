@@ -11,8 +11,8 @@ use cogo_host::ids::{Digest, HolderId, MessageId, TraceId};
 use cogo_host::route::{Route, RouteKey};
 use cogo_host::selection::{Basis, Path, Why};
 use cogo_host::stage::Stage;
-use cogo_host::store::{ClaimRequest, Store, Want};
-use cogo_host::task::{CANCELLED, Claim, NewTask, Next, Refund, Settled, Settlement};
+use cogo_host::store::{ClaimRequest, Settled, Settlement, Store, Want};
+use cogo_host::task::{CANCELLED, Claim, NewTask, Next, Refund};
 use serde_json::json;
 
 pub const BUILD_TEST: &str = "code/build-test";
