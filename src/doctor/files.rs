@@ -55,13 +55,14 @@ fn components(dir: &Path) -> io::Result<usize> {
 pub(super) fn cache_dir(config: &Config) -> Finding {
     let dir = &config.cache_dir;
     let shown = dir.display();
-    // A host makes it at its start.
-    let existing = dir.ancestors().find(|dir| dir.is_dir());
+    // A host makes it at its start. A relative path begins where this runs.
+    let place = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+    let existing = place.ancestors().find(|dir| dir.is_dir());
     let Some(existing) = existing else {
         return CACHE.bad(format!("`{shown}` does not exist and cannot be made"));
     };
     match try_write(existing) {
-        Ok(()) if existing == dir => CACHE.pass(format!("`{shown}`")),
+        Ok(()) if existing == place => CACHE.pass(format!("`{shown}`")),
         Ok(()) => CACHE.pass(format!("`{shown}`, made when it is needed")),
         Err(cause) => CACHE.bad(format!("`{}`: {cause}", existing.display())),
     }
@@ -73,4 +74,18 @@ fn try_write(dir: &Path) -> io::Result<()> {
     let written = fs::write(&file, b"written and removed by `cogo-host doctor`");
     let removed = fs::remove_file(&file);
     written.and(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+    use crate::finding::State;
+
+    #[test]
+    fn a_cache_that_nobody_made_yet_is_no_trouble() {
+        let layers = Layers::new([("COGO_CACHE_DIR".to_owned(), "not-yet/cache".to_owned())]);
+        let config = Config::from_layers(&layers).unwrap();
+        assert_eq!(cache_dir(&config).state, State::Pass);
+    }
 }
