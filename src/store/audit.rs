@@ -16,7 +16,7 @@ use crate::ids::{HolderId, MessageId, TraceId};
 use crate::millis::millis;
 use crate::route::{KnownRole, Route, RouteKey};
 use crate::store::Settlement;
-use crate::task::{CANCELLED, NewTask, POISON_DEATHS, POISONED, TTL_EXCEEDED};
+use crate::task::{CANCELLED, Claim, NewTask, POISON_DEATHS, POISONED, TTL_EXCEEDED};
 
 /// Somebody asked to cancel a task that is running.
 pub const CANCEL_REQUESTED: &str = "cancel_requested";
@@ -118,6 +118,38 @@ impl Adopted {
         }
         subject.enqueued(payload)
     }
+}
+
+/// Gives a row that is being claimed the labels that it lacks, and adds the
+/// events of that and of the foreign claim that it is taken from (its holder
+/// and its age in milliseconds). `unseen` where nobody here had it before.
+/// Answers whether there are labels to be written.
+pub fn adopt(
+    claim: &mut Claim,
+    unseen: bool,
+    labels: Option<ForeignLabels>,
+    reclaimed: Option<&(Option<String>, u64)>,
+    events: &mut Vec<NewEvent>,
+) -> bool {
+    let labelled = labels.is_some();
+    if let Some(labels) = labels {
+        let adopted = labels.adopt();
+        if unseen {
+            events.push(adopted.enqueued(claim.id, &claim.route));
+        }
+        claim.trace_id = adopted.trace_id;
+        claim.task_id = adopted.task_id;
+    }
+    if let Some((holder, claimed_ms)) = reclaimed {
+        let subject = Subject {
+            id: claim.id,
+            route: &claim.route,
+            trace_id: &claim.trace_id,
+            task_id: claim.task_id.as_deref(),
+        };
+        events.push(self::reclaimed(&subject, holder.as_deref(), *claimed_ms));
+    }
+    labelled
 }
 
 /// The event that a refused settlement leaves.
@@ -238,7 +270,7 @@ impl Vacant {
 }
 
 /// The event of a row that is taken over from a foreign worker.
-pub fn reclaimed(subject: &Subject<'_>, holder: Option<&str>, claimed_ms: u64) -> NewEvent {
+fn reclaimed(subject: &Subject<'_>, holder: Option<&str>, claimed_ms: u64) -> NewEvent {
     let payload = json!({ "holder": holder, "claimed_ms": claimed_ms, "foreign": true });
     let reason = "a foreign worker left its claim without a lease for too long";
     subject.event(TASK_RESCUED, Some(reason), payload)

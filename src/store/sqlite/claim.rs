@@ -23,7 +23,7 @@ use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step, execute_batch, int, modifier, modifier_back};
 use crate::attempt::{LeaseEpoch, Usage};
-use crate::event::{NewEvent, Subject};
+use crate::event::NewEvent;
 use crate::ids::{MessageId, TraceId};
 use crate::payload;
 use crate::route::{Route, RouteKey};
@@ -372,27 +372,19 @@ async fn adopt(conn: &mut SqliteConnection, candidates: &mut [Candidate]) -> Ste
     let mut events = Vec::new();
     for candidate in candidates {
         let claim = &mut candidate.claim;
-        if let Some(found) = candidate.labels.take() {
-            let adopted = found.adopt();
-            if candidate.epoch.is_none() {
-                events.push(adopted.enqueued(claim.id, &claim.route));
-            }
-            claim.trace_id = adopted.trace_id;
-            claim.task_id = adopted.task_id;
+        let labelled = audit::adopt(
+            claim,
+            candidate.epoch.is_none(),
+            candidate.labels.take(),
+            candidate.reclaimed.as_ref(),
+            &mut events,
+        );
+        if labelled {
             labels.push(LabelCells {
                 row: candidate.row,
                 trace_id: claim.trace_id.clone(),
                 task_id: claim.task_id.clone(),
             });
-        }
-        if let Some((holder, claimed_ms)) = &candidate.reclaimed {
-            let subject = Subject {
-                id: claim.id,
-                route: &claim.route,
-                trace_id: &claim.trace_id,
-                task_id: claim.task_id.as_deref(),
-            };
-            events.push(audit::reclaimed(&subject, holder.as_deref(), *claimed_ms));
         }
     }
     write_labels(conn, &labels).await?;

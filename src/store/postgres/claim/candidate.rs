@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::attempt::{LeaseEpoch, Usage};
-use crate::event::{NewEvent, Subject};
+use crate::event::NewEvent;
 use crate::ids::TraceId;
 use crate::payload;
 use crate::store::audit::{self, ForeignLabels};
@@ -107,27 +107,19 @@ pub(super) async fn adopt(turn: &mut Turn, candidates: &mut [Candidate]) -> Step
     let mut events: Vec<NewEvent> = Vec::new();
     for candidate in candidates {
         let claim = &mut candidate.claim;
-        if let Some(found) = candidate.labels.take() {
-            let adopted = found.adopt();
-            if candidate.epoch.is_none() {
-                events.push(adopted.enqueued(claim.id, &claim.route));
-            }
-            claim.trace_id = adopted.trace_id;
-            claim.task_id = adopted.task_id;
+        let labelled = audit::adopt(
+            claim,
+            candidate.epoch.is_none(),
+            candidate.labels.take(),
+            candidate.reclaimed.as_ref(),
+            &mut events,
+        );
+        if labelled {
             labels.push(LabelCells {
                 id: claim.id,
                 trace_id: claim.trace_id.clone(),
                 task_id: claim.task_id.clone(),
             });
-        }
-        if let Some((holder, claimed_ms)) = &candidate.reclaimed {
-            let subject = Subject {
-                id: claim.id,
-                route: &claim.route,
-                trace_id: &claim.trace_id,
-                task_id: claim.task_id.as_deref(),
-            };
-            events.push(audit::reclaimed(&subject, holder.as_deref(), *claimed_ms));
         }
     }
     write_labels(turn, &labels).await?;
