@@ -248,7 +248,7 @@ fn cpu_seconds() -> f64 {
         / 100.0
 }
 
-/// The end of an attempt as the mock's would be written.
+/// A plain end of an attempt, smaller than what the mock leaves.
 fn done(claim: &Claim) -> Settlement {
     let next = Next::Done {
         result: serde_json::json!({ "type": "build-test", "passed": true, "tests": 12 }),
