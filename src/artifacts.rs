@@ -20,6 +20,9 @@ use crate::ids::TraceId;
 /// The largest artifact that a plugin may store, in bytes.
 pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Where codegen leaves its edits, below the artifacts of its task.
+pub const EDITS_PATH: &str = "edits.json";
+
 /// Everything but what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use cogo_edits::{Edits, InvalidEdits};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,6 +27,7 @@ use crate::plugin::journal::Journal;
 use crate::plugin::limits::{Limits, MemoryLimiter, TimeBudget};
 use crate::plugin::outbound::Hooks;
 use crate::plugin::{text, wasi};
+use crate::route::KnownRole;
 
 /// The longest note of a progress, in bytes.
 const NOTE_BYTES: usize = 256;
@@ -52,6 +54,8 @@ pub struct State {
 pub(crate) struct TaskScope {
     pub(crate) trace_id: TraceId,
     pub(crate) task_id: String,
+    /// Of the task's route, where the contract knows it.
+    pub(crate) role: Option<KnownRole>,
     pub(crate) allowance: Allowance,
     pub(crate) stop: watch::Receiver<Option<StopReason>>,
     pub(crate) progress: watch::Sender<Option<Progress>>,
@@ -69,6 +73,10 @@ pub(crate) enum HostEnd {
     BudgetExceeded(String),
     #[error("the plugin used the model `{used}`; the task allows only `{allowed}`")]
     ModelViolation { used: String, allowed: String },
+    /// What codegen writes, the next stage applies: it is checked on its way in,
+    /// whatever plugin wrote it.
+    #[error("the plugin stored an `edits.json` that cannot be used: {0}")]
+    InvalidEdits(InvalidEdits),
 }
 
 /// What a store is made of besides its engine.
@@ -214,7 +222,10 @@ impl host::Host for State {
     ) -> wasmtime::Result<Result<String, host::ArtifactError>> {
         let limits = self.limits.artifacts.clone();
         Ok(match &mut self.task {
-            Some(task) => task.store_artifact(&limits, path, content_type, body).await,
+            Some(task) => {
+                task.check_edits(&path, &body)?;
+                task.store_artifact(&limits, path, content_type, body).await
+            }
             None => Err(no_task()),
         })
     }
@@ -310,6 +321,18 @@ impl TaskScope {
             spent.tokens,
             of(budget.max_tokens),
         )))
+    }
+
+    fn check_edits(&self, path: &str, body: &[u8]) -> Result<(), HostEnd> {
+        if self.role != Some(KnownRole::Codegen) || path != artifacts::EDITS_PATH {
+            return Ok(());
+        }
+        match Edits::parse(body) {
+            Ok(_) => Ok(()),
+            // Told as any other artifact that is too large.
+            Err(_) if body.len() as u64 > artifacts::MAX_BYTES => Ok(()),
+            Err(error) => Err(HostEnd::InvalidEdits(error)),
+        }
     }
 
     async fn store_artifact(

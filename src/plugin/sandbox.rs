@@ -242,6 +242,7 @@ impl Run {
         let task = TaskScope {
             trace_id: attempt.trace_id.clone(),
             task_id: attempt.task_id.clone(),
+            role: attempt.route.key.known_role(),
             allowance: attempt.allowance.clone(),
             stop: self.control.stop.clone(),
             progress: self.control.progress.clone(),

@@ -44,7 +44,7 @@ fn finished(role: Role, worker: &BaseUrl, answer: &Response) -> Result<Finished,
     })
 }
 
-fn unanswered(worker: &BaseUrl, error: Error) -> Failure {
+pub(crate) fn unanswered(worker: &BaseUrl, error: Error) -> Failure {
     let message = format!("the worker at {}: {error}", worker.origin());
     match error {
         Error::Interrupted(_) => Failure::Interrupted,
@@ -75,7 +75,7 @@ fn redirected(worker: &BaseUrl, answer: &Response) -> Failure {
     Failure::permanent("worker_rejected", message)
 }
 
-fn told(worker: &BaseUrl, answer: &Response) -> String {
+pub(crate) fn told(worker: &BaseUrl, answer: &Response) -> String {
     let said = format!(
         "the worker at {} answered {}",
         worker.origin(),

@@ -16,16 +16,19 @@
 //! | answers 3xx or another 4xx | permanent | `worker_rejected` |
 //! | may not be called by this plugin | permanent | `egress_denied` |
 //! | is not configured, or wrongly | permanent | `config_missing`, `config_invalid` |
+//! | wrote edits that are none | permanent | `invalid_edits`, `edits_digest_mismatch`, `edits_too_large`, `edit_outside_tree` |
+//! | has no edits where it links them | permanent | `edits_missing` |
 //!
 //! `Retry-After` is passed on with every retryable answer.
 
 mod answer;
+mod edits;
 mod job;
 mod report;
 mod settings;
 
 use cogo_executor::payload::{self, Role};
-use cogo_executor::{Descriptor, Executor, Failure, Host, Kind, Outcome, Task};
+use cogo_executor::{Descriptor, Executor, Failure, Host, Kind, Outcome, Report, Task};
 
 use job::Job;
 use settings::{Settings, TIMEOUT_KEY, URL_KEY};
@@ -49,11 +52,14 @@ impl Executor for CogoWorker {
         let request = job.request(&settings)?;
         host.progress(None, "running on the worker");
         let answer = host.send(&request);
-        let finished = answer::sort(role, &settings.worker, answer)?;
+        let mut finished = answer::sort(role, &settings.worker, answer)?;
         if let Some(usage) = &finished.usage {
             host.report_usage(usage);
         }
-        Ok(finished.report.into())
+        if let Report::Codegen(report) = &mut finished.report {
+            edits::keep(report, &settings.worker, host)?;
+        }
+        Ok(finished.into())
     }
 }
 

@@ -4,7 +4,7 @@
 use cogo_executor::http::BaseUrl;
 use cogo_executor::json::{FieldError, Object};
 use cogo_executor::payload::Role;
-use cogo_executor::{BuildTestReport, CodegenReport, Report, SandboxReport, Usage};
+use cogo_executor::{BuildTestReport, CodegenReport, Outcome, Report, SandboxReport, Usage};
 
 /// Longer ones are not links.
 const MAX_URL_BYTES: usize = 2_048;
@@ -14,6 +14,29 @@ const MAX_URL_BYTES: usize = 2_048;
 pub(crate) struct Finished {
     pub(crate) report: Report,
     pub(crate) usage: Option<Usage>,
+    /// Of a sandbox: the limit that ended the run.
+    limit: Option<String>,
+    /// Of a sandbox: how the run was kept apart.
+    isolation: Option<String>,
+    /// Of a sandbox, whose report has no place for it.
+    url: Option<String>,
+}
+
+impl From<Finished> for Outcome {
+    fn from(finished: Finished) -> Self {
+        let mut outcome = Outcome::new(finished.report);
+        outcome.url = finished.url;
+        if let Some(limit) = finished.limit {
+            let said = outcome.snippet.take().unwrap_or_default();
+            outcome = outcome
+                .with_snippet(format!("{said}: ended by the limit {limit}"))
+                .with_attribute("limit", limit);
+        }
+        match finished.isolation {
+            Some(isolation) => outcome.with_attribute("isolation", isolation),
+            None => outcome,
+        }
+    }
 }
 
 impl Finished {
@@ -32,7 +55,21 @@ impl Finished {
                 Role::Sandbox => Report::Sandbox(sandbox(&object)?),
             },
             usage: usage(&object)?,
+            limit: optional_word(&object, role, "limit")?,
+            isolation: optional_word(&object, role, "isolation")?,
+            url: match role {
+                Role::Sandbox => optional_link(&object, worker, "report_url")?,
+                Role::BuildTest | Role::Codegen => None,
+            },
         })
+    }
+}
+
+/// What a sandbox says in a word; other roles know no such field.
+fn optional_word(object: &Object<'_>, role: Role, key: &str) -> Result<Option<String>, FieldError> {
+    match role {
+        Role::Sandbox => object.optional(key),
+        Role::BuildTest | Role::Codegen => Ok(None),
     }
 }
 
@@ -166,6 +203,28 @@ mod tests {
                 duration_ms: 1,
             })
         );
+    }
+
+    #[test]
+    fn a_sandbox_tells_what_ended_it_and_where_it_ran() {
+        let finished = read(
+            Role::Sandbox,
+            r#"{"exit_code":-9,"duration_ms":1,"limit":"wall_ms","isolation":"namespaces","report_url":"/r/2"}"#,
+        );
+        let outcome = Outcome::from(finished.expect("valid"));
+        let attribute = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(
+            outcome.attributes,
+            [
+                attribute("limit", "wall_ms"),
+                attribute("isolation", "namespaces")
+            ]
+        );
+        assert_eq!(
+            outcome.snippet.as_deref(),
+            Some("exit code -9: ended by the limit wall_ms")
+        );
+        assert_eq!(outcome.url.as_deref(), Some("http://worker:8080/r/2"));
     }
 
     #[test]

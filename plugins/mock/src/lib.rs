@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn codegen_stores_edits_and_reports_where() {
         let host = FakeHost::new();
-        let outcome = run("codegen/generate", r#"{"spec":"say \"hi\""}"#, &host).expect("passes");
+        let payload = r#"{"spec":"say \"hi\"","ref":"main"}"#;
+        let outcome = run("codegen/generate", payload, &host).expect("passes");
         let Report::Codegen(report) = outcome.report else {
             panic!("a codegen report");
         };
@@ -176,20 +177,17 @@ mod tests {
             ("artifact:edits.json", 1)
         );
         let artifacts = host.artifacts.borrow();
-        let edits: serde_json::Value =
-            serde_json::from_slice(&artifacts["edits.json"]).expect("JSON");
-        assert_eq!(edits["task_id"], "task-1");
-        let edit = &edits["edits"][0];
-        assert!(
-            edit["path"]
-                .as_str()
-                .is_some_and(|path| path.ends_with(".md"))
-        );
-        assert!(
-            edit["content"]
-                .as_str()
-                .is_some_and(|text| text.contains("say \"hi\""))
-        );
+        let document = String::from_utf8(artifacts["edits.json"].clone()).expect("text");
+        assert!(document.contains(r#""version":1"#) && document.contains(r#""digest":"sha256:"#));
+        let edits = cogo_edits::Edits::parse(document.as_bytes()).expect("valid");
+        assert_eq!(edits.task_id(), Some("task-1"));
+        assert_eq!(edits.base_ref(), Some("main"));
+        let edit = &edits.edits()[0];
+        assert!(edit.path.ends_with(".md"), "{}", edit.path);
+        let cogo_edits::Change::Content(text) = &edit.change else {
+            panic!("a new file");
+        };
+        assert!(text.contains("say \"hi\""), "{text}");
     }
 
     #[test]

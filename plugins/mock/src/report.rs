@@ -1,7 +1,9 @@
 //! What the mock reports of work it never did.
 
+use std::borrow::Cow;
 use std::hash::Hasher;
 
+use cogo_edits::{Change, Edit, Edits, MAX_TASK_ID};
 use cogo_executor::json::Object;
 use cogo_executor::payload::{BuildTest, Codegen, Program, Role, Sandbox};
 use cogo_executor::{
@@ -28,24 +30,13 @@ pub(crate) enum Work<'a> {
         seed: u64,
         task: &'a Task,
         wanted: Codegen<'a>,
+        /// The payload's `ref`, where git could take it for one.
+        base_ref: Option<Cow<'a, str>>,
     },
     Sandbox {
         seed: u64,
         wanted: Sandbox<'a>,
     },
-}
-
-/// `edits.json`, as far as the mock writes it.
-#[derive(Serialize)]
-struct Edits<'a> {
-    task_id: &'a str,
-    edits: [Edit<'a>; 1],
-}
-
-#[derive(Serialize)]
-struct Edit<'a> {
-    path: &'a str,
-    content: &'a str,
 }
 
 /// The artifact of a build-test.
@@ -74,7 +65,13 @@ impl<'a> Work<'a> {
             Role::Codegen => {
                 let wanted = Codegen::read(object)?;
                 let seed = seed(task, [wanted.spec.as_str()]);
-                Work::Codegen { seed, task, wanted }
+                let base_ref = object.optional::<Cow<'a, str>>("ref").unwrap_or_default();
+                Work::Codegen {
+                    seed,
+                    task,
+                    wanted,
+                    base_ref: base_ref.filter(|name| cogo_edits::is_usable_ref(name)),
+                }
             }
             Role::Sandbox => {
                 let wanted = Sandbox::read(object)?;
@@ -90,7 +87,12 @@ impl<'a> Work<'a> {
         }
         match self {
             Work::BuildTest { seed } => build_test(*seed, steering, host),
-            Work::Codegen { seed, task, wanted } => codegen(*seed, task, wanted, steering, host),
+            Work::Codegen {
+                seed,
+                task,
+                wanted,
+                base_ref,
+            } => codegen(*seed, task, (wanted, base_ref.as_deref()), steering, host),
             Work::Sandbox { seed, wanted } => sandbox(*seed, wanted, steering, host),
         }
     }
@@ -144,21 +146,20 @@ fn build_test(seed: u64, steering: &Steering, host: &impl Host) -> Result<Outcom
 fn codegen(
     seed: u64,
     task: &Task,
-    wanted: &Codegen<'_>,
+    (wanted, base_ref): (&Codegen<'_>, Option<&str>),
     steering: &Steering,
     host: &impl Host,
 ) -> Result<Outcome, Failure> {
-    let edits = Edits {
-        task_id: &task.id,
-        edits: [Edit {
-            path: &format!("docs/mock-{seed:016x}.md"),
-            content: &format!(
-                "# Written by the mock executor\n\n{}\n",
-                wanted.spec.as_str()
-            ),
-        }],
-    };
-    let edits_url = host.store_artifact(EDITS_PATH, "application/json", &json(&edits)?)?;
+    let note = Change::Content(format!(
+        "# Written by the mock executor\n\n{}\n",
+        wanted.spec.as_str()
+    ));
+    let edit = Edit::new(format!("docs/mock-{seed:016x}.md"), note);
+    // A label may be longer than the format has room for.
+    let label = Some(task.id.as_str()).filter(|id| (1..=MAX_TASK_ID).contains(&id.chars().count()));
+    let edits = Edits::new(label, base_ref, vec![edit])
+        .map_err(|error| Failure::permanent(error.code(), error.to_string()))?;
+    let edits_url = host.store_artifact(EDITS_PATH, "application/json", &edits.to_json())?;
     Ok(CodegenReport {
         edits_url,
         files: 1,

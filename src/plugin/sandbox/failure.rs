@@ -22,6 +22,7 @@ pub(crate) fn end(cause: &wasmtime::Error, state: &State) -> AttemptEnd {
             let code = match end {
                 HostEnd::BudgetExceeded(_) => "budget_exceeded",
                 HostEnd::ModelViolation { .. } => "model_policy_violation",
+                HostEnd::InvalidEdits(error) => error.code(),
             };
             AttemptEnd::Permanent(Problem::new(code, explained, Blame::Guest))
         }

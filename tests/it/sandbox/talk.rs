@@ -387,6 +387,23 @@ async fn artifacts_violated() {
 }
 
 #[tokio::test]
+async fn edits_of_codegen_are_checked_whatever_plugin_wrote_them() {
+    // Zeros are no JSON.
+    let plugin = load(&storing("ddits.json", 8, 1), Settings::default()).await;
+    let mut task = attempt(&plugin);
+    task.route = Route::of("codegen/generate".parse().unwrap());
+    let report = Bench::new().run_attempt(&plugin, task).await;
+    let problem = permanent(&report);
+    assert_eq!(problem.code, "invalid_edits");
+    assert!(problem.message.contains("`edits.json`"), "{problem:?}");
+    assert!(report.artifacts.is_empty());
+
+    // Elsewhere a file of that name is a file like any other.
+    let report = Bench::new().run(&plugin).await;
+    assert_eq!(report.artifacts.len(), 1);
+}
+
+#[tokio::test]
 async fn configuration_holds_what_was_granted() {
     // Asks for a key and exits with whether it got a value.
     let asking = |key: &str| {
