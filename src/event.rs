@@ -42,6 +42,20 @@ pub const FALLBACK_REVOKED: &str = "fallback_revoked";
 pub const BREAKER_OPENED: &str = "breaker_opened";
 /// It works again.
 pub const BREAKER_CLOSED: &str = "breaker_closed";
+/// A rollout of a plugin version was asked for.
+pub const ROLLOUT_STARTED: &str = "rollout_started";
+/// A larger share of tasks gets the candidate from now on.
+pub const ROLLOUT_STEP: &str = "rollout_step";
+/// A step lasted long enough, and its evidence was not enough to go on.
+pub const ROLLOUT_HELD: &str = "rollout_held";
+pub const ROLLOUT_PAUSED: &str = "rollout_paused";
+pub const ROLLOUT_RESUMED: &str = "rollout_resumed";
+/// The candidate serves all tasks.
+pub const ROLLOUT_PROMOTED: &str = "rollout_promoted";
+/// The candidate was worse: stable serves all tasks again.
+pub const ROLLOUT_ROLLED_BACK: &str = "rollout_rolled_back";
+/// An operator ended a rollout: stable serves all tasks again.
+pub const ROLLOUT_ABORTED: &str = "rollout_aborted";
 /// A plugin serves of which no version served before.
 pub const PLUGIN_LOADED: &str = "plugin_loaded";
 /// Another version of a plugin serves, or none any more.

@@ -168,14 +168,41 @@ pub fn judge(evidence: &Evidence, question: &Question<'_>) -> GateReport {
         checks.extend(judge.settled());
         checks.extend(judge.tests_passed());
     }
-    let verdict = if checks.iter().any(|c| c.verdict == Verdict::Fail) {
+    GateReport {
+        verdict: verdict(&checks),
+        checks,
+    }
+}
+
+/// The checks of a gate that speak of results alone, of whatever kind and route:
+/// `failure_rate`, `wait_p90` and `decision_quality`, over a window.
+pub fn judge_results(evidence: &Evidence, thresholds: &Thresholds) -> Vec<Check> {
+    let question = Question {
+        scope: &Scope::Window { minutes: 0 },
+        thresholds,
+        require_real: false,
+        policy: &|_| Policy::Optional,
+    };
+    let judge = Judge {
+        evidence,
+        question: &question,
+    };
+    vec![
+        judge.failure_rate(),
+        judge.wait_p90(),
+        judge.decision_quality(),
+    ]
+}
+
+/// What checks come to together: one that fails decides, and all must pass.
+pub fn verdict(checks: &[Check]) -> Verdict {
+    if checks.iter().any(|c| c.verdict == Verdict::Fail) {
         Verdict::Fail
     } else if checks.iter().all(|c| c.verdict == Verdict::Pass) {
         Verdict::Pass
     } else {
         Verdict::Inconclusive
-    };
-    GateReport { verdict, checks }
+    }
 }
 
 struct Judge<'a> {

@@ -5,7 +5,7 @@
 //!
 //! A producer inserts a row into `agent_messages`. The [`bus`] claims it under
 //! a lease ([`store`]), checks its [`payload`], and [`selection`] names the
-//! plugin by stage, flag, rollout, [`breaker`] and approval, as the bus holds
+//! plugin by stage, flag, [`rollout`], [`breaker`] and approval, as the bus holds
 //! them ([`control`]). The attempt goes to the [`attempt::Executor`], which is
 //! the sandbox in [`plugin`]: a fresh instance for this one attempt, cut off at
 //! its deadline, reaching only what the operator granted. What comes back is
@@ -41,6 +41,7 @@ pub mod intake;
 pub mod payload;
 pub mod report;
 pub mod retry;
+pub mod rollout;
 pub mod routing;
 pub mod selection;
 pub mod task;

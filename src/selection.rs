@@ -57,16 +57,58 @@ impl std::fmt::Display for ApprovalId {
 }
 
 /// A rollout in progress, seen from one task.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct RolloutShare<'a> {
-    pub id: &'a str,
+    pub id: &'a RolloutId,
     /// The plugin whose new version is rolled out.
     pub plugin: &'a PluginName,
     pub candidate: Digest,
     /// Fixed at the task's first claim.
     pub side: Side,
-    /// Overrides every side.
-    pub aborted: bool,
+    /// Overrides every side: nothing of the rollout runs any more, or this host
+    /// cannot run the candidate.
+    pub withdrawn: bool,
+}
+
+/// Which rollout of a plugin version.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RolloutId(String);
+
+/// Why a text names no rollout.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` names no rollout: expected up to 64 letters, digits or hyphens, as in `ro-0123456789`"
+)]
+pub struct InvalidRolloutId(String);
+
+impl RolloutId {
+    /// A new one, short enough to be typed.
+    pub fn generate() -> Self {
+        Self(format!("ro-{:010x}", rand::random::<u64>() >> 24))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for RolloutId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for RolloutId {
+    type Err = InvalidRolloutId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRolloutId> {
+        let usable = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        match (1..=64).contains(&text.len()) && text.bytes().all(usable) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(InvalidRolloutId(text.chars().take(80).collect())),
+        }
+    }
 }
 
 /// The version of a plugin that a task got in a rollout.
@@ -75,6 +117,43 @@ pub struct RolloutShare<'a> {
 pub enum Side {
     Stable,
     Candidate,
+}
+
+impl Side {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Candidate => "candidate",
+        }
+    }
+}
+
+/// A side that a task or an attempt has, and the rollout that it has it in; as the
+/// bus keeps it, `candidate@ro-0123456789`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FixedSide {
+    pub side: Side,
+    pub rollout: RolloutId,
+}
+
+impl std::fmt::Display for FixedSide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.side.as_str(), self.rollout)
+    }
+}
+
+impl FixedSide {
+    /// None where the text says nothing of the kind: other programs may write it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (side, rollout) = text.split_once('@')?;
+        let side = [Side::Stable, Side::Candidate]
+            .into_iter()
+            .find(|known| known.as_str() == side)?;
+        Some(Self {
+            side,
+            rollout: rollout.parse().ok()?,
+        })
+    }
 }
 
 /// What to do with a task.
@@ -120,8 +199,19 @@ pub struct Why {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutWhy {
-    pub id: String,
+    pub id: RolloutId,
+    /// The side that it ran on, whatever was drawn.
     pub side: Side,
+}
+
+impl Why {
+    /// The side that the attempt ran on, where there was a rollout.
+    pub fn side(&self) -> Option<FixedSide> {
+        self.rollout.as_ref().map(|rollout| FixedSide {
+            side: rollout.side,
+            rollout: rollout.id.clone(),
+        })
+    }
 }
 
 /// Which of a route's executors runs.
@@ -197,7 +287,7 @@ fn run(situation: &Situation<'_>, plugin: &PluginName, path: Path, basis: Basis)
     let mut digest = None;
     let mut rollout_why = None;
     if let Some(rollout) = situation.rollout.as_ref().filter(|r| r.plugin == plugin) {
-        let side = if rollout.aborted || situation.last_attempt {
+        let side = if rollout.withdrawn || situation.last_attempt {
             Side::Stable
         } else {
             rollout.side
@@ -206,7 +296,7 @@ fn run(situation: &Situation<'_>, plugin: &PluginName, path: Path, basis: Basis)
             digest = Some(rollout.candidate);
         }
         rollout_why = Some(RolloutWhy {
-            id: rollout.id.to_owned(),
+            id: rollout.id.clone(),
             side,
         });
     }
@@ -272,43 +362,104 @@ mod tests {
         }
     }
 
+    /// A rollout as a situation may have it.
+    #[derive(Clone, Copy)]
+    struct Rollout {
+        /// As the table calls it.
+        name: &'static str,
+        side: Option<Side>,
+        withdrawn: bool,
+        last_attempt: bool,
+    }
+
+    const fn rollout(name: &'static str, side: Option<Side>) -> Rollout {
+        Rollout {
+            name,
+            side,
+            withdrawn: false,
+            last_attempt: false,
+        }
+    }
+
+    const ROLLOUTS: [Rollout; 6] = [
+        rollout("none", None),
+        rollout("stable", Some(Side::Stable)),
+        rollout("candidate", Some(Side::Candidate)),
+        Rollout {
+            last_attempt: true,
+            ..rollout("candidate, last attempt", Some(Side::Candidate))
+        },
+        Rollout {
+            withdrawn: true,
+            ..rollout("candidate, withdrawn", Some(Side::Candidate))
+        },
+        Rollout {
+            withdrawn: true,
+            ..rollout("stable, withdrawn", Some(Side::Stable))
+        },
+    ];
+
+    fn names() -> [PluginName; 2] {
+        ["cogo-worker", "mock"].map(|name| name.parse().unwrap())
+    }
+
     #[test]
     fn the_whole_table() {
+        let [real, mock] = names();
         let plugins = RoutePlugins::Pair {
-            real: "cogo-worker".parse().unwrap(),
-            mock: "mock".parse().unwrap(),
+            real: real.clone(),
+            mock,
         };
         let approval = ApprovalId("a1".to_owned());
+        let id: RolloutId = "ro-1".parse().unwrap();
         let mut table = String::new();
         for policy in [Policy::Required, Policy::Optional] {
             for stage in Stage::ALL {
                 for flag in [None, Some(false), Some(true)] {
                     for breaker in [Breaker::Closed, Breaker::Open, Breaker::Probe] {
                         for approved in [false, true] {
-                            let mut situation = Situation {
-                                stage,
-                                policy,
-                                plugins: &plugins,
-                                paused: false,
-                                flag,
-                                breaker,
-                                approval: approved.then_some(&approval),
-                                rollout: None,
-                                last_attempt: false,
-                            };
-                            let choice = select(&situation);
-                            situation.paused = true;
-                            let paused = Choice::Hold(HoldReason::Paused);
-                            assert_eq!(select(&situation), paused);
+                            let mut shown_of = std::collections::BTreeMap::new();
+                            for rollout in ROLLOUTS {
+                                let mut situation = Situation {
+                                    stage,
+                                    policy,
+                                    plugins: &plugins,
+                                    paused: false,
+                                    flag,
+                                    breaker,
+                                    approval: approved.then_some(&approval),
+                                    rollout: rollout.side.map(|side| RolloutShare {
+                                        id: &id,
+                                        plugin: &real,
+                                        candidate: Digest::of(b"new"),
+                                        side,
+                                        withdrawn: rollout.withdrawn,
+                                    }),
+                                    last_attempt: rollout.last_attempt,
+                                };
+                                let choice = select(&situation);
+                                let list: &mut Vec<&str> =
+                                    shown_of.entry(shown(&choice)).or_default();
+                                list.push(rollout.name);
+                                situation.paused = true;
+                                let paused = Choice::Hold(HoldReason::Paused);
+                                assert_eq!(select(&situation), paused);
+                            }
                             let flag = match flag {
                                 None => "unset",
                                 Some(false) => "off",
                                 Some(true) => "on",
                             };
-                            table += &format!(
-                                "{policy:?} {stage} flag={flag} breaker={breaker:?} approved={approved}: {}\n",
-                                shown(&choice)
-                            );
+                            let all = shown_of.len() == 1;
+                            for (choice, of) in shown_of {
+                                let of = match all {
+                                    true => "any".to_owned(),
+                                    false => of.join(" | "),
+                                };
+                                table += &format!(
+                                    "{policy:?} {stage} flag={flag} breaker={breaker:?} approved={approved} rollout={of}: {choice}\n"
+                                );
+                            }
                         }
                     }
                 }
@@ -318,49 +469,59 @@ mod tests {
     }
 
     #[test]
-    fn a_rollout_side_holds_but_for_abort_and_the_last_attempt() {
-        let plugins = RoutePlugins::Pair {
-            real: "cogo-worker".parse().unwrap(),
-            mock: "mock".parse().unwrap(),
-        };
-        let real: PluginName = "cogo-worker".parse().unwrap();
-        let mut table = String::new();
-        for side in [Side::Stable, Side::Candidate] {
-            for aborted in [false, true] {
-                for last_attempt in [false, true] {
-                    let choice = select(&Situation {
-                        stage: Stage::Staging,
-                        policy: Policy::Required,
-                        plugins: &plugins,
-                        paused: false,
-                        flag: None,
-                        breaker: Breaker::Closed,
-                        approval: None,
-                        rollout: Some(RolloutShare {
-                            id: "r1",
-                            plugin: &real,
-                            candidate: Digest::of(b"new"),
-                            side,
-                            aborted,
-                        }),
-                        last_attempt,
-                    });
-                    table += &format!(
-                        "{side:?} aborted={aborted} last={last_attempt}: {}\n",
-                        shown(&choice)
-                    );
-                }
+    fn a_rollout_concerns_its_own_plugin_and_says_what_ran() {
+        let [real, mock] = names();
+        let id: RolloutId = "ro-1".parse().unwrap();
+        let of = |plugins: &RoutePlugins, plugin: &PluginName, last_attempt| {
+            let choice = select(&Situation {
+                stage: Stage::Staging,
+                policy: Policy::Required,
+                plugins,
+                paused: false,
+                flag: None,
+                breaker: Breaker::Closed,
+                approval: None,
+                rollout: Some(RolloutShare {
+                    id: &id,
+                    plugin,
+                    candidate: Digest::of(b"new"),
+                    side: Side::Candidate,
+                    withdrawn: false,
+                }),
+                last_attempt,
+            });
+            match choice {
+                Choice::Run { digest, why, .. } => (digest.is_some(), why.side()),
+                Choice::Hold(reason) => panic!("{reason:?}"),
             }
+        };
+        let pair = RoutePlugins::Pair {
+            real: real.clone(),
+            mock: mock.clone(),
+        };
+        let ran = |side| {
+            Some(FixedSide {
+                side,
+                rollout: id.clone(),
+            })
+        };
+        assert_eq!(of(&pair, &real, false), (true, ran(Side::Candidate)));
+        assert_eq!(of(&pair, &real, true), (false, ran(Side::Stable)));
+        // The mock is rolled out, and the real executor runs.
+        assert_eq!(of(&pair, &mock, false), (false, None));
+        let only = RoutePlugins::Only(mock.clone());
+        assert_eq!(of(&only, &mock, false), (true, ran(Side::Candidate)));
+    }
+
+    #[test]
+    fn a_side_reads_as_it_was_written() {
+        let fixed = FixedSide {
+            side: Side::Candidate,
+            rollout: RolloutId::generate(),
+        };
+        assert_eq!(FixedSide::parse(&fixed.to_string()), Some(fixed));
+        for other in ["", "candidate", "canary@ro-1", "stable@", "stable@a b"] {
+            assert_eq!(FixedSide::parse(other), None, "{other}");
         }
-        insta::assert_snapshot!(table, @r"
-        Stable aborted=false last=false: cogo-worker
-        Stable aborted=false last=true: cogo-worker
-        Stable aborted=true last=false: cogo-worker
-        Stable aborted=true last=true: cogo-worker
-        Candidate aborted=false last=false: cogo-worker@candidate
-        Candidate aborted=false last=true: cogo-worker
-        Candidate aborted=true last=false: cogo-worker
-        Candidate aborted=true last=true: cogo-worker
-        ");
     }
 }

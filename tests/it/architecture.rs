@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("breaker", &["attempt", "ids", "millis", "route"]),
     ("gate", &["attempt", "ids", "route"]),
+    ("rollout", &["event", "gate", "ids", "route", "selection"]),
     (
         "task",
         &[
@@ -210,6 +211,7 @@ const PURE: &[&str] = &[
     "retry",
     "selection",
     "breaker",
+    "rollout",
     "control",
     "gate",
     "task",

@@ -18,6 +18,7 @@ mod guest;
 mod mistakes;
 mod operate;
 mod postgres;
+mod rollouts;
 mod sandbox;
 mod store;
 mod support;

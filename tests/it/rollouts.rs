@@ -1,0 +1,3 @@
+//! Rolling versions out: what the verdicts are worth, and hosts that do it.
+
+mod simulation;
