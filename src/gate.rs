@@ -212,7 +212,10 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn count(&self, keep: impl Fn(&Ended) -> bool) -> u64 {
-        let kept = self.evidence.ended.iter().filter(|e| keep(e));
+        // A task that was only sent on is judged where it went.
+        let sent_on = |e: &Ended| e.route.is_dispatcher() && e.how == How::Done;
+        let ended = self.evidence.ended.iter().filter(|e| !sent_on(e));
+        let kept = ended.filter(|e| keep(e));
         kept.map(|e| e.tasks).sum()
     }
 

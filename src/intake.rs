@@ -118,7 +118,8 @@ impl Submission {
         fill(&mut payload, "trace_id", trace_id.as_str());
         let payload = Value::Object(payload);
         let text = payload.to_string();
-        Payload::parse(text, &key)?;
+        let target = Payload::parse(text, &key)?.target;
+        check_target(target, served)?;
         if holds_nul(&payload) {
             return Err(IntakeError::Field {
                 field: "payload",
@@ -156,6 +157,21 @@ impl Submission {
             delay: Duration::from_millis(self.delay_ms),
             repeats: None,
         })
+    }
+}
+
+/// A dispatcher's task that nobody could execute is refused at the door, too.
+fn check_target(target: Option<RouteKey>, served: &[RouteKey]) -> Result<(), IntakeError> {
+    match target {
+        Some(target) if target.is_dispatcher() => Err(IntakeError::Field {
+            field: "target",
+            problem: "is the dispatcher itself, which would forward the task for ever",
+        }),
+        Some(asked) if !served.contains(&asked) => Err(IntakeError::NobodyHandles {
+            asked,
+            served: served.to_vec(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -34,6 +34,7 @@ pub mod attempt;
 pub mod breaker;
 pub mod config;
 pub mod control;
+pub mod dispatch;
 pub mod event;
 pub mod finding;
 pub mod gate;

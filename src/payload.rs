@@ -51,6 +51,8 @@ pub struct Payload {
     pub text: String,
     /// The producer's label, where the payload holds one.
     pub task_id: Option<String>,
+    /// Where a dispatcher's task is to go; set for these and no other.
+    pub target: Option<RouteKey>,
     /// What the producer allows this task, if it said so.
     pub assignment: Option<Assignment>,
 }
@@ -100,10 +102,12 @@ impl Payload {
         };
         fields.check_role()?;
         let task_id = fields.text("task_id")?.map(str::to_owned);
+        let target = fields.target()?;
         let assignment = fields.assignment()?;
         Ok(Self {
             text,
             task_id,
+            target,
             assignment,
         })
     }
@@ -153,6 +157,34 @@ impl Fields<'_> {
         }
     }
 
+    /// `service/role`, or an object of both.
+    fn target(&self) -> Result<Option<RouteKey>, PayloadError> {
+        const EXPECTED: &str = "expected `service/role`, or an object with `service` and `role`";
+        if !self.route.is_dispatcher() {
+            return Ok(None);
+        }
+        let part = |object: &Map<String, Value>, key| {
+            object.get(key).and_then(Value::as_str).map(str::to_owned)
+        };
+        let target = match self.object.get("target") {
+            Some(Value::String(target)) => target.parse(),
+            Some(Value::Object(object)) => match (part(object, "service"), part(object, "role")) {
+                (Some(service), Some(role)) => RouteKey::new(&service, &role),
+                _ => return Err(self.wrong("target", format!("is incomplete; {EXPECTED}"))),
+            },
+            None | Some(Value::Null) => {
+                return Err(self.wrong("target", format!("is missing; {EXPECTED}")));
+            }
+            Some(other) => {
+                return Err(self.wrong("target", format!("is {}; {EXPECTED}", kind_of(other))));
+            }
+        };
+        match target {
+            Ok(target) => Ok(Some(target)),
+            Err(cause) => Err(self.wrong("target", format!("cannot be used: {cause}"))),
+        }
+    }
+
     fn check_role(&self) -> Result<(), PayloadError> {
         match self.route.known_role() {
             Some(KnownRole::BuildTest) => {
@@ -164,9 +196,10 @@ impl Fields<'_> {
             Some(KnownRole::Codegen) => match self.object.get("spec") {
                 Some(Value::String(spec)) if !spec.trim().is_empty() => Ok(()),
                 Some(Value::Object(spec)) if !spec.is_empty() => Ok(()),
+                Some(Value::Array(spec)) if !spec.is_empty() => Ok(()),
                 _ => Err(self.wrong(
                     "spec",
-                    "is missing or empty; expected what to generate, as a string or an object",
+                    "is missing or empty; expected what to generate, as a string, an object or a list",
                 )),
             },
             Some(KnownRole::Sandbox) => self.check_sandbox(),
@@ -221,6 +254,16 @@ impl Fields<'_> {
         };
         let raw = RawAssignment::deserialize(value)
             .map_err(|cause| self.wrong("__assignment", format!("is unusable: {cause}")))?;
+        if raw
+            .model
+            .as_deref()
+            .is_some_and(|model| model.trim().is_empty())
+        {
+            return Err(self.wrong(
+                "__assignment",
+                "has an empty model; leave it out to allow any",
+            ));
+        }
         let budget = raw.budget.unwrap_or(RawBudget {
             max_cost_usd: None,
             max_tokens: None,
@@ -270,6 +313,12 @@ mod tests {
             ("code/build-test", r#"{"edits_url":null}"#),
             ("codegen/generate", r#"{"spec":"add a test"}"#),
             ("codegen/generate", r#"{"spec":{"goal":"x"}}"#),
+            ("codegen/generate", r#"{"spec":[{"delete":"a.py"}]}"#),
+            ("orchestrator/execute", r#"{"target":"docs/render"}"#),
+            (
+                "orchestrator/execute",
+                r#"{"target":{"service":"docs","role":"render"}}"#,
+            ),
             ("sandbox/run", r#"{"command":"ls"}"#),
             ("sandbox/run", r#"{"command":["ls","-l"]}"#),
             ("sandbox/run", r#"{"code":"1","language":"python"}"#),
@@ -281,6 +330,23 @@ mod tests {
         let bad = [
             ("code/build-test", r#"{"repo":7}"#, "`repo` is a number"),
             ("codegen/generate", r#"{}"#, "`spec` is missing"),
+            ("codegen/generate", r#"{"spec":[]}"#, "`spec` is missing"),
+            ("orchestrator/execute", "{}", "`target` is missing"),
+            (
+                "orchestrator/execute",
+                r#"{"target":7}"#,
+                "`target` is a number",
+            ),
+            (
+                "orchestrator/execute",
+                r#"{"target":"docs"}"#,
+                "is not a route",
+            ),
+            (
+                "orchestrator/execute",
+                r#"{"target":{"service":"docs"}}"#,
+                "`target` is incomplete",
+            ),
             ("sandbox/run", r#"{}"#, "`command` is missing"),
             ("sandbox/run", r#"{"code":"1"}"#, "`language` is missing"),
             ("sandbox/run", r#"{"command":"a","code":"b"}"#, "both given"),
@@ -308,6 +374,7 @@ mod tests {
         for bad in [
             r#"{"__assignment":7}"#,
             r#"{"__assignment":{"ttl_ms":-1}}"#,
+            r#"{"__assignment":{"model":" "}}"#,
             r#"{"__assignment":{"budget":{"maxCostUsd":-1}}}"#,
         ] {
             let message = parse("docs/render", bad).unwrap_err().to_string();

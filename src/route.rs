@@ -55,6 +55,19 @@ impl RouteKey {
         &self.role
     }
 
+    /// Where tasks go that name their real target in the payload. The host
+    /// itself forwards them; no plugin executes them.
+    pub fn dispatcher() -> Self {
+        Self {
+            service: "orchestrator".to_owned(),
+            role: "execute".to_owned(),
+        }
+    }
+
+    pub fn is_dispatcher(&self) -> bool {
+        self.service == "orchestrator" && self.role == "execute"
+    }
+
     /// The role that this version has a payload and a report type for.
     pub fn known_role(&self) -> Option<KnownRole> {
         KnownRole::ALL.into_iter().find(|known| {

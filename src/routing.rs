@@ -116,6 +116,11 @@ pub trait Routing: Send + Sync + 'static {
     /// All routes that this host is there for, held ones among them.
     fn known(&self) -> Vec<KnownRoute>;
 
+    /// The routes that some plugin handles: where the dispatcher may forward to.
+    fn handled(&self) -> Vec<RouteKey> {
+        self.known().into_iter().map(|route| route.key).collect()
+    }
+
     /// The executor of this attempt at this task.
     ///
     /// # Errors

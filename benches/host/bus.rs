@@ -278,6 +278,7 @@ fn done(claim: &Claim) -> Settlement {
         next,
         attempt,
         artifacts: Vec::new(),
+        forward: None,
     }
 }
 

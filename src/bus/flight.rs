@@ -23,7 +23,9 @@ use crate::attempt::{
     Allowance, Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Fence, Measured, Problem,
     Progress, StopReason,
 };
+use crate::dispatch;
 use crate::payload::{Assignment, Payload, PayloadError};
+use crate::route::RouteKey;
 use crate::routing::{Assigned, Unassigned};
 use crate::store::{Settled, Settlement};
 use crate::task::{Claim, ClaimedPayload, Next, TTL_EXCEEDED};
@@ -138,7 +140,8 @@ pub(super) async fn give_back(
 
 async fn settle(registered: Registered<'_>, settlement: Settlement, settler: &SettlerHandle) {
     let id = registered.fence.id;
-    let requeued = matches!(settlement.next, Next::Queued { .. });
+    // Something new is due, and it may be this host's.
+    let requeued = matches!(settlement.next, Next::Queued { .. }) || settlement.forward.is_some();
     let ended = outcome::ended(&settlement);
     match (settler.settle(settlement).await, ended) {
         (Some(Settled::LeaseLost), _) => {
@@ -214,6 +217,9 @@ async fn attempt(shared: &Shared, takeoff: Takeoff) -> Settlement {
     if let Some(reason) = stop {
         return log.unexecuted(AttemptEnd::Stopped(reason));
     }
+    if claim.route.key.is_dispatcher() {
+        return dispatched(&log, &payload, &shared.routing.handled());
+    }
     let assigned = match assign(shared, &claim, claim.attempt >= max_attempts) {
         Ok(assigned) => assigned,
         Err(Unassigned::Held(reason)) => {
@@ -249,6 +255,14 @@ async fn attempt(shared: &Shared, takeoff: Takeoff) -> Settlement {
     let mut report = execute(shared, attempt, control).await;
     report.end = judged(report.end, &report.measured, &allowance, &flight);
     log.executed(assigned, report)
+}
+
+/// The end of a task that the host itself forwards: no executor is needed.
+fn dispatched(log: &Log<'_>, payload: &Payload, handled: &[RouteKey]) -> Settlement {
+    match dispatch::forward(log.claim, payload, log.ttl_left(), handled) {
+        Ok(task) => log.forwarded(task),
+        Err(problem) => log.unexecuted(AttemptEnd::Permanent(problem)),
+    }
 }
 
 fn checked_payload(text: ClaimedPayload, claim: &Claim) -> Result<Payload, PayloadError> {

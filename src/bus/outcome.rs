@@ -13,13 +13,14 @@ use crate::attempt::{
     StagedArtifact, StopReason, Usage,
 };
 use crate::breaker::{RealPath, Said};
+use crate::dispatch;
 use crate::event::Subject;
 use crate::report::Outcome;
 use crate::routing::{Assigned, EndedAttempt};
 use crate::selection::Path;
 use crate::store::{Settlement, StoreError};
 use crate::task::{
-    CANCELLED, Claim, LEASE_UNCONFIRMED, Next, ROUTE_HELD, Refund, Standing, next_state,
+    CANCELLED, Claim, LEASE_UNCONFIRMED, NewTask, Next, ROUTE_HELD, Refund, Standing, next_state,
 };
 
 /// How long a task of a route that came to be held is left alone.
@@ -43,6 +44,7 @@ struct Left {
     assigned: Option<Assigned>,
     measured: Measured,
     artifacts: Vec<StagedArtifact>,
+    forward: Option<Box<NewTask>>,
 }
 
 impl Log<'_> {
@@ -66,8 +68,23 @@ impl Log<'_> {
             assigned: Some(assigned),
             measured: report.measured,
             artifacts: report.artifacts,
+            forward: None,
         };
         self.ended(report.end, left)
+    }
+
+    /// A task that the dispatcher sends on.
+    pub(super) fn forwarded(&self, task: NewTask) -> Settlement {
+        let next = Next::Done {
+            result: dispatch::result(&task),
+            snippet: format!("forwarded to {}", task.route.key),
+            url: None,
+        };
+        let left = Left {
+            forward: Some(Box::new(task)),
+            ..Left::default()
+        };
+        self.settlement(next, (None, None), left)
     }
 
     /// The route came to be held after the wish to claim. The pause keeps a
@@ -133,6 +150,7 @@ impl Log<'_> {
             attempt: record,
             events,
             artifacts: if done { left.artifacts } else { Vec::new() },
+            forward: left.forward.filter(|_| done),
         }
     }
 }
@@ -204,6 +222,8 @@ pub(super) fn substitute(refused: &Settlement, error: &StoreError) -> Option<Set
         attempt,
         events,
         artifacts: Vec::new(),
+        // The row has failed: what it asked for must not happen all the same.
+        forward: None,
     })
 }
 

@@ -78,6 +78,7 @@ impl Connection {
             store.check_schema().await?;
         }
         let known = KnownRole::ALL.into_iter().map(KnownRole::key);
+        let known = known.chain([RouteKey::dispatcher()]);
         let mut served: Vec<RouteKey> = config.routes.keys().cloned().chain(known).collect();
         served.sort();
         served.dedup();

@@ -86,6 +86,7 @@ impl HostFacts for Facts {
     fn handled(&self) -> Vec<RouteKey> {
         let table = self.routes.table();
         let served = table.entries().map(|entry| entry.key.clone());
+        let served = served.chain([RouteKey::dispatcher()]);
         let mut all: Vec<RouteKey> = served.chain(self.swapper.catalog().routes()).collect();
         all.sort();
         all.dedup();

@@ -18,6 +18,7 @@ use super::probes::Probes;
 use super::routes::{LoadedPlugins, RouteEntry, RouteTable, plugin_missing};
 use crate::breaker::{Probe, RealPath, Said};
 use crate::config::{Config, ConfigError};
+use crate::route::RouteKey;
 use crate::routing::{Assigned, EndedAttempt, Hold, KnownRoute, Routing, ServedRoute, Unassigned};
 use crate::selection::{Breaker, Choice};
 use crate::task::Claim;
@@ -190,11 +191,23 @@ impl Routing for LiveRoutes {
             let now = self.route_now(&known, entry);
             table.serve(entry, &now)
         });
-        served.collect()
+        let paused = |route: &&ServedRoute| known.controls.pauses.contains_key(&route.key);
+        let dispatcher = table.dispatcher().filter(|route| !paused(route));
+        served.chain(dispatcher.cloned()).collect()
     }
 
     fn known(&self) -> Vec<KnownRoute> {
-        self.table().entries().map(RouteEntry::known).collect()
+        let table = self.table();
+        let dispatcher = table.dispatcher().map(ServedRoute::known);
+        table
+            .entries()
+            .map(RouteEntry::known)
+            .chain(dispatcher)
+            .collect()
+    }
+
+    fn handled(&self) -> Vec<RouteKey> {
+        self.table().handled()
     }
 
     fn assign(&self, claim: &Claim, last_attempt: bool) -> Result<Assigned, Unassigned> {

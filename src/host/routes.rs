@@ -19,7 +19,7 @@ use crate::route::{KnownRole, Policy, RouteKey, RoutePlugins};
 use crate::routing::{Hold, KnownRoute, ServedRoute};
 use crate::selection::{Breaker, Choice, HoldReason, Situation, select};
 use crate::stage::Stage;
-use keys::{route_plugins, served_keys};
+use keys::{dispatcher_shard, route_plugins, served_keys};
 
 /// What routing needs to know of a loaded plugin.
 #[derive(Debug, Clone)]
@@ -82,6 +82,8 @@ impl RouteEntry {
 pub struct RouteTable {
     stage: Stage,
     entries: BTreeMap<RouteKey, RouteEntry>,
+    /// The dispatcher's route, where this host forwards its tasks.
+    dispatcher: Option<ServedRoute>,
     plugins: Arc<dyn LoadedPlugins>,
 }
 
@@ -172,6 +174,7 @@ impl RouteTable {
         Self {
             stage: config.stage,
             entries: BTreeMap::new(),
+            dispatcher: dispatcher(config),
             plugins,
         }
     }
@@ -223,6 +226,21 @@ impl RouteTable {
 
     pub fn get(&self, key: &RouteKey) -> Option<&RouteEntry> {
         self.entries.get(key)
+    }
+
+    /// The dispatcher's route, where this host forwards its tasks.
+    pub const fn dispatcher(&self) -> Option<&ServedRoute> {
+        self.dispatcher.as_ref()
+    }
+
+    /// The routes that some plugin handles.
+    pub fn handled(&self) -> Vec<RouteKey> {
+        let plugins = self.plugins.all();
+        let handled = plugins.into_iter().flat_map(|plugin| plugin.handles);
+        let mut all: Vec<RouteKey> = self.entries.keys().cloned().chain(handled).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// What a task of this route would get now.
@@ -390,6 +408,22 @@ impl RouteTable {
             only_probe,
         })
     }
+}
+
+/// The dispatcher's route in the form of all others. No plugin has that name's
+/// places; it stands for the host's own.
+fn dispatcher(config: &Config) -> Option<ServedRoute> {
+    let shard = dispatcher_shard(config)?;
+    Some(ServedRoute {
+        key: RouteKey::dispatcher(),
+        shard,
+        tenant: None,
+        concurrency: config.concurrency,
+        plugin: "dispatcher".parse().ok()?,
+        plugin_concurrency: config.concurrency,
+        reclaim_foreign_after: None,
+        only_probe: false,
+    })
 }
 
 /// The problem of a claim that the host itself cannot get an executor for.

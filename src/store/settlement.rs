@@ -4,7 +4,7 @@
 
 use crate::attempt::{AttemptRecord, Fence, StagedArtifact};
 use crate::event::NewEvent;
-use crate::task::Next;
+use crate::task::{NewTask, Next};
 
 /// The write that ends an attempt: the row's next state, the attempt's record
 /// and the events, all in one transaction, or refused as a whole.
@@ -16,6 +16,8 @@ pub struct Settlement {
     pub events: Vec<NewEvent>,
     /// Become visible with the settlement.
     pub artifacts: Vec<StagedArtifact>,
+    /// Goes on the bus with the settlement, at the priority of this row.
+    pub forward: Option<Box<NewTask>>,
 }
 
 /// What became of a [`Settlement`].

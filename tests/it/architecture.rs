@@ -39,6 +39,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("event", &["attempt", "ids", "millis", "route", "task"]),
+    (
+        "dispatch",
+        &["attempt", "ids", "millis", "payload", "route", "task"],
+    ),
     ("intake", &["ids", "payload", "route", "task"]),
     (
         "routing",
@@ -72,6 +76,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "attempt",
             "breaker",
+            "dispatch",
             "event",
             "ids",
             "millis",
@@ -213,6 +218,7 @@ const PURE: &[&str] = &[
     "breaker",
     "rollout",
     "control",
+    "dispatch",
     "gate",
     "task",
     "event",

@@ -5,6 +5,7 @@
 //! every bus that is stopped is checked against the invariants.
 
 mod claims;
+mod dispatches;
 mod drains;
 mod ends;
 pub mod faults;

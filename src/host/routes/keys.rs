@@ -14,6 +14,9 @@ pub(super) fn served_keys(
 ) -> Result<Vec<(RouteKey, Option<i32>)>, ConfigError> {
     let listed = config.routes.keys().cloned();
     let handled = plugins.iter().flat_map(|plugin| plugin.handles.clone());
+    // The host's own, whatever a plugin says.
+    let listed = listed.filter(|key| !key.is_dispatcher());
+    let handled = handled.filter(|key| !key.is_dispatcher());
     match &config.served {
         Served::Handled => {
             let all: BTreeSet<RouteKey> = listed.chain(handled).collect();
@@ -48,7 +51,7 @@ pub(super) fn served_keys(
                 .filter(fits)
                 .map(|key| (key, *shard))
                 .collect();
-            if kept.is_empty() {
+            if kept.is_empty() && dispatcher_shard(config).is_none() {
                 let wanted = format!(
                     "{}/{}",
                     service.as_deref().unwrap_or("*"),
@@ -59,6 +62,24 @@ pub(super) fn served_keys(
                     .hint(format!("there are: {}", known.join(", "))));
             }
             Ok(kept)
+        }
+    }
+}
+
+/// The shard of which this host forwards tasks, in an option of its own; none
+/// where it is there for other routes only.
+pub(super) fn dispatcher_shard(config: &Config) -> Option<Option<i32>> {
+    let key = RouteKey::dispatcher();
+    match &config.served {
+        Served::Handled | Served::Listed => Some(None),
+        Served::Agent {
+            service,
+            role,
+            shard,
+        } => {
+            let fits = service.as_deref().is_none_or(|s| s == key.service())
+                && role.as_deref().is_none_or(|r| r == key.role());
+            fits.then_some(*shard)
         }
     }
 }

@@ -23,6 +23,16 @@ macro_rules! event_columns {
 }
 pub(super) use event_columns;
 
+/// The columns of a task within a JSON batch.
+macro_rules! task_columns {
+    () => {
+        "id uuid, service text, role text, shard integer, tenant text, payload jsonb,
+    trace_id text, task_id text, priority integer, max_attempts integer, unique_key text,
+    delay bigint"
+    };
+}
+pub(super) use task_columns;
+
 /// Notifies once, and only if somebody waits: a notification makes commits
 /// queue for one lock.
 macro_rules! hint {
@@ -31,6 +41,7 @@ macro_rules! hint {
   WHERE EXISTS (SELECT FROM executor_waiters WHERE until > now())"
     };
 }
+pub(super) use hint;
 
 /// Ours begin at epoch 0, which tells them from rows of other programs.
 const INSERT_TASKS: &str = concat!(
@@ -41,10 +52,9 @@ WITH inserted AS (
      priority, max_attempts, unique_key, lease_epoch, retry_at)
   SELECT id, now(), service, role, shard, tenant, payload, 'queued', trace_id, task_id,
     priority, max_attempts, unique_key, 0, now() + delay * interval '1 microsecond'
-  FROM json_to_recordset($1::json) AS task (
-    id uuid, service text, role text, shard integer, tenant text, payload jsonb,
-    trace_id text, task_id text, priority integer, max_attempts integer, unique_key text,
-    delay bigint)
+  FROM json_to_recordset($1::json) AS task (",
+    task_columns!(),
+    ")
   -- The id, or the unique key among tasks that have not ended.
   ON CONFLICT DO NOTHING
   RETURNING id
@@ -95,8 +105,9 @@ ORDER BY place"
 /// How often a key may slip away between finding it taken and reading by whom.
 const KEY_RACES: u32 = 5;
 
+/// A task as an element of a batch.
 #[derive(Serialize)]
-struct TaskCells<'a> {
+pub(super) struct TaskCells<'a> {
     id: MessageId,
     service: &'a str,
     role: &'a str,
@@ -113,7 +124,7 @@ struct TaskCells<'a> {
 }
 
 impl<'a> TaskCells<'a> {
-    fn of(task: &'a NewTask) -> Self {
+    pub(super) fn of(task: &'a NewTask) -> Self {
         Self {
             id: task.id,
             service: task.route.key.service(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::enqueue::{EventCells, event_columns, insert_events};
+use super::enqueue::{EventCells, TaskCells, event_columns, hint, insert_events, task_columns};
 use super::row::{int, micros, to_json};
 use super::{PgCells, PostgresStore, Step};
 use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
@@ -27,7 +27,7 @@ use crate::task::{Next, Refund};
 const SETTLE: &str = concat!(
     "
 WITH held AS MATERIALIZED (
-  SELECT ended.*, m.claimed_at, coalesce(m.task_id, m.id::text) AS label,
+  SELECT ended.*, m.priority, m.claimed_at, coalesce(m.task_id, m.id::text) AS label,
     coalesce(m.trace_id, '') AS trace_id
   FROM json_to_recordset($1::json) AS ended (
     id uuid, epoch bigint, place integer, status text, delay bigint, refunded integer,
@@ -35,7 +35,8 @@ WITH held AS MATERIALIZED (
     attempt integer, plugin text, version text, digest text, kind text, stage text, why jsonb,
     wait_ms bigint, run_ms bigint, outcome text, code text, blame text, usage jsonb,
     peak_memory_bytes bigint, outbound_requests bigint, spans jsonb, log jsonb,
-    log_dropped bigint, artifacts json, events json)
+    log_dropped bigint, artifacts json, forwards json,
+    events json)
   JOIN agent_messages AS m ON m.id = ended.id
   WHERE m.status = 'claimed' AND m.lease_epoch = ended.epoch AND m.claimed_by = $2
   ORDER BY ended.id
@@ -90,6 +91,25 @@ artifact AS (
   DO UPDATE SET content_type = excluded.content_type, digest = excluded.digest,
     bytes = excluded.bytes
 ),
+forwarded AS (
+  INSERT INTO agent_messages
+    (id, created_at, service, role, shard, tenant, payload, status, trace_id, task_id,
+     priority, max_attempts, unique_key, lease_epoch, retry_at)
+  SELECT task.id, now(), task.service, task.role, task.shard, task.tenant, task.payload, 'queued',
+    task.trace_id, task.task_id, held.priority, task.max_attempts, task.unique_key, 0,
+    now() + task.delay * interval '1 microsecond'
+  FROM held
+  CROSS JOIN LATERAL json_to_recordset(held.forwards) AS task (",
+    task_columns!(),
+    ")
+  ON CONFLICT DO NOTHING
+  RETURNING id
+),
+hint AS (
+  ",
+    hint!(),
+    " AND EXISTS (SELECT FROM forwarded)
+),
 event AS (
   INSERT INTO bus_events
     (created_at, event_type, message_id, service, role, shard, tenant, trace_id, reason, payload)
@@ -102,8 +122,9 @@ event AS (
     (event_type, message_id, service, role, shard, tenant, trace_id, reason, payload, step)
   ORDER BY held.place, event.step
 )
-SELECT place::bigint AS place
-FROM held"
+SELECT held.place::bigint AS place
+FROM held
+LEFT JOIN hint ON TRUE"
 );
 
 /// Which of these ends this same holder has written before: the commit went
@@ -171,6 +192,8 @@ struct EndCells<'a> {
     log: &'a [LogLine],
     log_dropped: u32,
     artifacts: Vec<ArtifactCells<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwards: Option<[TaskCells<'a>; 1]>,
     events: Vec<EventCells<'a>>,
 }
 
@@ -183,7 +206,8 @@ struct ArtifactCells<'a> {
 }
 
 impl<'a> EndCells<'a> {
-    fn of(place: usize, settlement: &'a Settlement) -> Self {
+    /// `enqueued` is the first event of the task that the settlement forwards.
+    fn of(place: usize, settlement: &'a Settlement, enqueued: Option<&'a NewEvent>) -> Self {
         let record = &settlement.attempt;
         let plugin = record.plugin.as_ref();
         let measured = &record.measured;
@@ -219,7 +243,16 @@ impl<'a> EndCells<'a> {
             log: &measured.log,
             log_dropped: measured.log_dropped,
             artifacts: artifacts(settlement),
-            events: settlement.events.iter().map(EventCells::of).collect(),
+            forwards: settlement
+                .forward
+                .as_deref()
+                .map(|task| [TaskCells::of(task)]),
+            events: settlement
+                .events
+                .iter()
+                .chain(enqueued)
+                .map(EventCells::of)
+                .collect(),
         };
         cells.lead_to(&settlement.next);
         cells
@@ -285,11 +318,16 @@ pub(super) async fn settle(
     }
     // One fence settles once: a second end of the same claim is a lost lease.
     let mut seen = HashSet::with_capacity(settlements.len());
+    let enqueued: Vec<Option<NewEvent>> = settlements
+        .iter()
+        .map(|settlement| settlement.forward.as_deref().map(audit::enqueued))
+        .collect();
     let mut ends: Vec<EndCells<'_>> = settlements
         .iter()
+        .zip(&enqueued)
         .enumerate()
-        .filter(|(_, settlement)| seen.insert(settlement.fence))
-        .map(|(place, settlement)| EndCells::of(place, settlement))
+        .filter(|(_, (settlement, _))| seen.insert(settlement.fence))
+        .map(|(place, (settlement, enqueued))| EndCells::of(place, settlement, enqueued.as_ref()))
         .collect();
     ends.sort_unstable_by_key(|end| end.id);
     let first: HashSet<usize> = ends.iter().map(|end| end.place).collect();

@@ -49,8 +49,9 @@ SELECT
   value -> 'payload'
 FROM jsonb_each(?1)";
 
+/// A task as an element of a batch.
 #[derive(Serialize)]
-struct TaskCells<'a> {
+pub(super) struct TaskCells<'a> {
     id: MessageId,
     service: &'a str,
     role: &'a str,
@@ -67,7 +68,7 @@ struct TaskCells<'a> {
 }
 
 impl<'a> TaskCells<'a> {
-    fn of(task: &'a NewTask) -> Self {
+    pub(super) fn of(task: &'a NewTask) -> Self {
         Self {
             id: task.id,
             service: task.route.key.service(),

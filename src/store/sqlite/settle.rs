@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnection;
 
-use super::enqueue::{FenceCells, INSERT_EVENTS, event_batch, insert_events};
+use super::enqueue::{FenceCells, INSERT_EVENTS, TaskCells, event_batch, insert_events};
 use super::row::Cells;
 use super::{Batch, SqliteStore, Step, int, modifier};
 use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
@@ -110,6 +110,31 @@ WHERE TRUE
 -- Stored twice by one attempt: the later one counts.
 ON CONFLICT DO UPDATE SET content_type = excluded.content_type,
   digest = excluded.digest, bytes = excluded.bytes";
+
+/// What a dispatcher's row leads to, as [`super::enqueue`] writes it; only its
+/// priority is the row's own.
+const INSERT_FORWARDS: &str = "
+INSERT INTO agent_messages
+  (id, service, role, shard, tenant, payload, trace_id, task_id,
+   priority, max_attempts, unique_key, lease_epoch, retry_at)
+SELECT
+  task.value ->> 'id', task.value ->> 'service', task.value ->> 'role', task.value ->> 'shard',
+  task.value ->> 'tenant', task.value -> 'payload', task.value ->> 'trace_id',
+  task.value ->> 'task_id', m.priority, task.value ->> 'max_attempts',
+  task.value ->> 'unique_key', 0,
+  strftime('%Y-%m-%dT%H:%M:%fZ', 'now', task.value ->> 'delay')
+FROM jsonb_each(?1) AS task
+CROSS JOIN agent_messages AS m ON m.id = task.value ->> 'from'
+WHERE TRUE
+ON CONFLICT DO NOTHING";
+
+#[derive(Serialize)]
+struct ForwardCells<'a> {
+    /// The dispatcher's row.
+    from: MessageId,
+    #[serde(flatten)]
+    task: TaskCells<'a>,
+}
 
 /// What a `lease_lost` event says of a row, where the settlement does not.
 const READ_SUBJECT: &str = "
@@ -297,6 +322,7 @@ struct Writes {
     ends: Batch,
     next: Batch,
     artifacts: Batch,
+    forwards: Batch,
     events: Batch,
 }
 
@@ -305,11 +331,21 @@ impl Writes {
         let settlements: Vec<&Settlement> = settlements.into_iter().collect();
         let ends: Vec<EndCells<'_>> = settlements.iter().map(|s| EndCells::of(s)).collect();
         let next: Vec<NextCells<'_>> = settlements.iter().map(|s| NextCells::of(s)).collect();
+        let forwards = settlements.iter().filter_map(|s| {
+            let task = TaskCells::of(s.forward.as_deref()?);
+            let from = s.fence.id;
+            Some(ForwardCells { from, task })
+        });
+        let forwards: Vec<ForwardCells<'_>> = forwards.collect();
+        let enqueued = settlements.iter().filter_map(|s| s.forward.as_deref());
+        let enqueued: Vec<NewEvent> = enqueued.map(audit::enqueued).collect();
+        let events = settlements.iter().flat_map(|s| &s.events);
         Ok(Self {
             ends: Batch::of(&ends)?,
             next: Batch::of(&next)?,
             artifacts: Batch::of(&artifacts(&settlements))?,
-            events: event_batch(settlements.iter().flat_map(|s| &s.events))?,
+            forwards: Batch::of(&forwards)?,
+            events: event_batch(events.chain(&enqueued))?,
         })
     }
 
@@ -317,6 +353,7 @@ impl Writes {
         self.ends.execute(conn, INSERT_ATTEMPTS).await?;
         self.next.execute(conn, UPDATE_TASKS).await?;
         self.artifacts.execute(conn, INSERT_ARTIFACTS).await?;
+        self.forwards.execute(conn, INSERT_FORWARDS).await?;
         self.events.execute(conn, INSERT_EVENTS).await
     }
 }

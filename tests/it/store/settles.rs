@@ -27,6 +27,8 @@ conformance!(
     another_holder_cannot_settle,
     artifacts_become_visible_with_the_settlement,
     a_refused_settlement_publishes_nothing,
+    a_forwarded_task_enters_the_bus_with_the_settlement,
+    a_refused_settlement_forwards_nothing,
     counts_beyond_the_database_are_capped,
 );
 
@@ -340,4 +342,49 @@ async fn counts_beyond_the_database_are_capped(bed: &Bed) {
     assert_eq!(answer, [Settled::Applied]);
     let row = &bed.store.attempts(claim.id).await.unwrap()[0];
     assert_eq!(row.wait_ms, i64::MAX as u64);
+}
+
+/// A settlement that forwards a task of its own trace.
+fn forwarding(
+    claim: &cogo_host::task::Claim,
+) -> (cogo_host::store::Settlement, cogo_host::task::NewTask) {
+    let mut forward = task(BUILD_TEST);
+    forward.trace_id = claim.trace_id.clone();
+    forward.unique_key = Some(format!("dispatch:{}", claim.id));
+    let mut settlement = settlement(claim, done());
+    settlement.forward = Some(Box::new(forward.clone()));
+    (settlement, forward)
+}
+
+async fn a_forwarded_task_enters_the_bus_with_the_settlement(bed: &Bed) {
+    let hand = Hand::new();
+    let mut from = task(DOCS);
+    from.priority = 7;
+    bed.store.enqueue(&[from]).await.unwrap();
+    let claim = hand.claim_one(&*bed.store, DOCS).await;
+    let (settlement, forward) = forwarding(&claim);
+    let both = [settlement.clone(), settlement.clone()];
+    let settled = bed.store.settle(&hand.id, &both).await.unwrap();
+    assert_eq!(settled, [Settled::Applied, Settled::LeaseLost]);
+    // As after a commit whose answer was lost.
+    let settled = bed.store.settle(&hand.id, &[settlement]).await.unwrap();
+    assert_eq!(settled, [Settled::Applied]);
+    let row = bed.store.task(forward.id).await.unwrap().unwrap();
+    assert_eq!((row.status, row.priority), (Status::Queued, 7));
+    assert_eq!(row.trace_id.as_deref(), Some(claim.trace_id.as_str()));
+    assert_eq!(event_types(bed, forward.id).await, ["execute_enqueued"]);
+    // Claimable like any other, and nothing came of the second end.
+    assert_eq!(hand.claim_one(&*bed.store, BUILD_TEST).await.id, forward.id);
+    assert!(hand.claim(&*bed.store, BUILD_TEST, 5).await.is_empty());
+}
+
+async fn a_refused_settlement_forwards_nothing(bed: &Bed) {
+    let (hand, other) = (Hand::new(), Hand::new());
+    bed.store.enqueue(&[task(DOCS)]).await.unwrap();
+    let claim = hand.claim_one(&*bed.store, DOCS).await;
+    let (settlement, forward) = forwarding(&claim);
+    let settled = bed.store.settle(&other.id, &[settlement]).await.unwrap();
+    assert_eq!(settled, [Settled::LeaseLost]);
+    assert!(bed.store.task(forward.id).await.unwrap().is_none());
+    assert!(event_types(bed, forward.id).await.is_empty());
 }

@@ -170,6 +170,7 @@ pub fn with_record(claim: &Claim, next: Next, attempt: AttemptRecord) -> Settlem
         next,
         attempt,
         artifacts: Vec::new(),
+        forward: None,
     }
 }
 

@@ -64,6 +64,8 @@ impl Routed {
                 .routes
                 .served()
                 .iter()
+                // The host's own is always there.
+                .filter(|route| !route.key.is_dispatcher())
                 .map(|route| format!("{}={}", route.key, route.plugin))
                 .collect();
             served.sort();
