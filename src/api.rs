@@ -24,6 +24,7 @@ mod index;
 mod integration;
 mod metrics;
 mod path;
+mod pipeline;
 mod plugins;
 mod prometheus;
 mod query;
@@ -38,7 +39,7 @@ pub use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub use approvals::RevokedView;
 pub use auth::{Actor, Auth, InvalidTokens, NoTokens, Protection, Tokens};
@@ -68,6 +69,8 @@ pub struct Api {
     pub facts: Arc<dyn HostFacts>,
     pub plugins: Arc<dyn PluginOperator>,
     pub routes: Arc<dyn RouteOperator>,
+    /// Tells who drives the pipelines here that one has something to do.
+    pub pipelines: Arc<Notify>,
     pub thresholds: Thresholds,
     /// How far gates over a window look back where a request does not say.
     pub window_min: u32,
@@ -141,6 +144,19 @@ pub fn router(api: Api) -> Router {
         )
         .route("/api/metrics/trace/{trace}", get(metrics::trace::show))
         .route("/api/pauses", get(routes::pauses).put(routes::set_pause))
+        .route(
+            "/api/metrics/workflows/codeBuildTest",
+            get(metrics::workflows::code_build_test),
+        )
+        .route(
+            "/api/pipeline/codeBuildTest",
+            get(pipeline::list).post(pipeline::start),
+        )
+        .route("/api/pipeline/codeBuildTest/{task}", get(pipeline::show))
+        .route(
+            "/api/pipeline/codeBuildTest/{task}/cancel",
+            post(pipeline::cancel),
+        )
         .route("/api/plugins", get(plugins::list))
         .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
         .route("/api/routes", get(routes::list))

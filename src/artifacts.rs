@@ -93,8 +93,31 @@ pub enum ArtifactError {
     TooLarge { limit: u64 },
     #[error("there is no such artifact")]
     NotFound,
+    /// The bus knows it and the store of contents does not.
+    #[error("the content of `{path}` of task `{task_id}` has vanished from the artifact store")]
+    Gone { task_id: String, path: String },
+    #[error("the content of `{path}` of task `{task_id}` is not the one that was stored: {found}")]
+    Changed {
+        task_id: String,
+        path: String,
+        found: String,
+    },
     #[error("artifacts are unavailable: {0}")]
     Unavailable(String),
+}
+
+impl ArtifactError {
+    /// Stable and machine-readable.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidPath(_) => "artifact_path_invalid",
+            Self::TooLarge { .. } => "artifact_too_large",
+            Self::NotFound => "artifact_not_found",
+            Self::Gone { .. } => "artifact_gone",
+            Self::Changed { .. } => "artifact_changed",
+            Self::Unavailable(_) => "artifacts_unavailable",
+        }
+    }
 }
 
 /// Where attempts put artifacts and read those of their trace.

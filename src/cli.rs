@@ -14,6 +14,7 @@ mod flag;
 mod gate;
 mod migrate;
 mod output;
+mod pipeline;
 mod plugin;
 mod route;
 mod run;
@@ -76,6 +77,9 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Put a task on the bus.
     Submit(submit::SubmitArgs),
+    /// Have code written, built, tested and judged, as one run.
+    #[command(subcommand)]
+    Pipeline(pipeline::PipelineCommand),
     /// Look at tasks, cancel and repeat them.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -166,6 +170,7 @@ fn execute(cli: Cli, output: Output) -> Outcome {
         Command::Run(args) => run::run(context, args),
         Command::Demo(args) => demo::demo(context, args),
         Command::Submit(args) => on_runtime(submit::submit(context, args)),
+        Command::Pipeline(command) => on_runtime(pipeline::pipeline(context, command)),
         Command::Task(command) => on_runtime(task::task(context, command)),
         Command::Trace(args) => on_runtime(trace::trace(context, args)),
         Command::Gate(args) => on_runtime(gate::gate(context, args)),

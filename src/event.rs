@@ -56,6 +56,14 @@ pub const ROLLOUT_PROMOTED: &str = "rollout_promoted";
 pub const ROLLOUT_ROLLED_BACK: &str = "rollout_rolled_back";
 /// An operator ended a rollout: stable serves all tasks again.
 pub const ROLLOUT_ABORTED: &str = "rollout_aborted";
+/// Somebody began a run of the pipeline.
+pub const PIPELINE_STARTED: &str = "pipeline_started";
+/// A run went on to its next stage.
+pub const PIPELINE_STAGE: &str = "pipeline_stage";
+/// The gate has spoken over a run.
+pub const PIPELINE_DONE: &str = "pipeline_done";
+/// A run was ended on request.
+pub const PIPELINE_CANCELLED: &str = "pipeline_cancelled";
 /// A plugin serves of which no version served before.
 pub const PLUGIN_LOADED: &str = "plugin_loaded";
 /// Another version of a plugin serves, or none any more.

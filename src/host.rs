@@ -12,6 +12,7 @@ mod facts;
 mod holds;
 mod live_routes;
 mod operator;
+mod pipelines;
 mod plugin_views;
 mod plugins;
 mod probes;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +50,7 @@ pub use controls::LiveControls;
 use facts::Facts;
 pub use live_routes::LiveRoutes;
 use operator::Operator;
+use pipelines::Pipelines;
 pub use plugin_views::{directory as directory_view, plugins as plugin_views};
 pub use plugins::PluginsError;
 pub use plugins::loader as plugin_loader;
@@ -184,6 +187,15 @@ impl Host {
         let deciding =
             deciding::follow(Arc::clone(&controls), breakers, bus.clone(), ending.clone());
         background.extend([recording, tokio::spawn(deciding)]);
+        let nudged = Arc::new(Notify::new());
+        let pipelines = Pipelines {
+            store: Arc::clone(&store),
+            artifacts: artifacts.clone(),
+            bus: bus.clone(),
+            config: config.clone(),
+            nudged: Arc::clone(&nudged),
+        };
+        background.push(tokio::spawn(pipelines.follow(ending.clone())));
         let desk = Desk {
             store: Arc::clone(&store),
             controls,
@@ -202,6 +214,7 @@ impl Host {
             facts: Arc::new(Facts::new(config, swapper, routes)),
             plugins: Arc::new(operator),
             routes: Arc::new(desk),
+            pipelines: nudged,
             thresholds: config.gate.thresholds,
             window_min: config.gate.window_min,
             auth,

@@ -40,6 +40,7 @@ pub mod finding;
 pub mod gate;
 pub mod intake;
 pub mod payload;
+pub mod pipeline;
 pub mod report;
 pub mod retry;
 pub mod rollout;
@@ -52,6 +53,7 @@ pub mod store;
 
 pub mod bus;
 pub mod packaging;
+pub mod runs;
 pub mod trace;
 
 pub mod api;

@@ -9,6 +9,7 @@
 mod audit;
 mod cells;
 mod control;
+mod pipelines;
 mod postgres;
 mod rows;
 mod settlement;
@@ -30,6 +31,7 @@ use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{Digest, HolderId, MessageId, TraceId};
+use crate::pipeline::{NewRun, Run};
 use crate::route::{Route, RouteKey};
 use crate::selection::ApprovalId;
 use crate::stage::Stage;
@@ -37,6 +39,7 @@ use crate::task::{Claim, Enqueued, NewTask, Status, TaskRow};
 
 pub use self::audit::CANCEL_REQUESTED;
 pub use self::control::{BreakerMove, NewApproval, PathEvidence};
+pub use self::pipelines::{RunCancelled, RunFigures, RunMove, Started};
 pub use self::postgres::PostgresStore;
 pub use self::settlement::{Settled, Settlement};
 pub use self::sqlite::owner::{Owner, OwnerLock, OwnershipError, read_owner};
@@ -416,6 +419,30 @@ pub trait Store: Send + Sync + 'static {
     /// Shows that a probe is still under way, for `lease` from now; `false` once
     /// it is no more.
     async fn keep_probe(&self, path: &RealPath, revision: i64, lease: Duration) -> Result<bool>;
+
+    /// Begins a run of the pipeline, with the task of its first stage; where
+    /// there is one of that name, nothing is written.
+    async fn start_run(&self, run: &NewRun) -> Result<Started>;
+
+    /// Changes a run, with all that belongs to it; `false` where somebody else
+    /// changed it before, or it has ended.
+    async fn move_run(&self, change: &RunMove<'_>) -> Result<bool>;
+
+    /// Open runs of which the next step can be taken, those that wait longest
+    /// first.
+    async fn due_runs(&self, limit: u32) -> Result<Vec<Run>>;
+
+    /// The run of that name.
+    async fn run(&self, task_id: &str) -> Result<Option<Run>>;
+
+    /// Runs, newest first.
+    async fn runs(&self, limit: u32) -> Result<Vec<Run>>;
+
+    /// Asks to end a run; `None` if there is no such run.
+    async fn cancel_run(&self, task_id: &str, actor: &str) -> Result<Option<RunCancelled>>;
+
+    /// How the runs went that ended within `since`.
+    async fn run_figures(&self, since: Duration) -> Result<RunFigures>;
 
     /// Writes events that accompany no state change of a task.
     async fn record(&self, events: &[NewEvent]) -> Result<()>;

@@ -20,6 +20,7 @@ use crate::artifacts::ArtifactError;
 use crate::ids::{Digest, MessageId, TraceId};
 use crate::intake::{IntakeError, RepeatError};
 use crate::payload::PayloadError;
+use crate::pipeline::State;
 use crate::plugin::catalog::RollbackError;
 use crate::store::StoreError;
 use crate::task::Status;
@@ -59,6 +60,18 @@ pub(super) enum ApiError {
     NoApproval(String),
     #[error("approval `{0}` is over already")]
     ApprovalOver(String),
+    #[error("there is no pipeline of task `{0}`")]
+    NoRun(String),
+    #[error("there is a pipeline of task `{0}` with another order")]
+    RunDiffers(String),
+    #[error("the pipeline of task `{0}` has not ended yet")]
+    RunGoesOn(String),
+    #[error("the pipeline of task `{task_id}` has ended already: it is `{}`", state.as_str())]
+    RunEnded { task_id: String, state: State },
+    #[error("the artifact is gone: {0}")]
+    ArtifactGone(String),
+    #[error("the artifact is damaged: {0}")]
+    ArtifactChanged(String),
     #[error("the range lies outside of the {bytes} bytes there are")]
     RangeUnsatisfiable { bytes: u64 },
     #[error("task {id} has ended already: it is {}", status.as_str())]
@@ -104,6 +117,8 @@ impl From<ArtifactError> for ApiError {
     fn from(error: ArtifactError) -> Self {
         match error {
             ArtifactError::InvalidPath(_) | ArtifactError::NotFound => Self::NoArtifact,
+            ArtifactError::Gone { .. } => Self::ArtifactGone(error.to_string()),
+            ArtifactError::Changed { .. } => Self::ArtifactChanged(error.to_string()),
             ArtifactError::TooLarge { .. } | ArtifactError::Unavailable(_) => {
                 Self::ArtifactsUnavailable(error.to_string())
             }
@@ -124,11 +139,16 @@ impl ApiError {
             | Self::NoArtifact
             | Self::NoPlugin(_)
             | Self::NoApproval(_)
+            | Self::NoRun(_)
             | Self::Rollback(RollbackError::NoPlugin(_) | RollbackError::NoVersion { .. }) => {
                 StatusCode::NOT_FOUND
             }
             Self::Route(refused) => refused.status(),
-            Self::ApprovalOver(_) => StatusCode::CONFLICT,
+            Self::ApprovalOver(_) | Self::RunDiffers(_) | Self::RunEnded { .. } => {
+                StatusCode::CONFLICT
+            }
+            Self::ArtifactGone(_) => StatusCode::GONE,
+            Self::ArtifactChanged(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::RollbackOrder(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rollback(
                 RollbackError::NothingBefore(_)
@@ -148,6 +168,7 @@ impl ApiError {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::TooManyStreams
+            | Self::RunGoesOn(_)
             | Self::ArtifactsUnavailable(_)
             | Self::Store(StoreError::Unavailable(_) | StoreError::Full(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -187,6 +208,12 @@ impl ApiError {
             Self::Route(refused) => refused.code(),
             Self::NoApproval(_) => "approval_not_found",
             Self::ApprovalOver(_) => "approval_over",
+            Self::NoRun(_) => "pipeline_not_found",
+            Self::RunDiffers(_) => "pipeline_differs",
+            Self::RunGoesOn(_) => "pipeline_running",
+            Self::RunEnded { .. } => "pipeline_ended",
+            Self::ArtifactGone(_) => "artifact_gone",
+            Self::ArtifactChanged(_) => "artifact_changed",
             Self::RangeUnsatisfiable { .. } => "range_unsatisfiable",
             Self::TaskEnded { .. } => "task_ended",
             Self::Intake(error) => error.code(),
@@ -231,6 +258,10 @@ impl ApiError {
             Self::NoApproval(_) | Self::ApprovalOver(_) => {
                 "`GET /api/approvals` lists them; those in force have time left"
             }
+            Self::NoRun(_) => "`GET /api/pipeline/codeBuildTest` lists them",
+            Self::RunDiffers(_) => "give the new order a `taskId` of its own",
+            Self::RunGoesOn(_) => "the same request again goes on waiting",
+            Self::RunEnded { .. } => "`GET /api/pipeline/codeBuildTest/TASK` shows how",
             Self::TaskEnded { .. } => "`POST /api/tasks/ID/retry` repeats it as a new task",
             Self::Repeat(RepeatError::NotEnded(_)) => "`POST /api/tasks/ID/cancel` ends it",
             Self::Store(error) => error.hint(),
@@ -240,6 +271,8 @@ impl ApiError {
             | Self::NoTask(_)
             | Self::NoTrace(_)
             | Self::NoArtifact
+            | Self::ArtifactGone(_)
+            | Self::ArtifactChanged(_)
             | Self::RangeUnsatisfiable { .. }
             | Self::Intake(_)
             | Self::Repeat(RepeatError::Unusable { .. })
@@ -255,7 +288,9 @@ impl ApiError {
             Self::Store(error) => {
                 tracing::error!(code = self.code(), "the API cannot answer: {error}");
             }
-            Self::ArtifactsUnavailable(cause) => {
+            Self::ArtifactsUnavailable(cause)
+            | Self::ArtifactGone(cause)
+            | Self::ArtifactChanged(cause) => {
                 tracing::error!(code = self.code(), "the API cannot answer: {cause}");
             }
             _ => {}

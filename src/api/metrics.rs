@@ -4,6 +4,7 @@
 pub(super) mod bus;
 pub(super) mod orchestrator;
 pub(super) mod trace;
+pub(super) mod workflows;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

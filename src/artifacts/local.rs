@@ -4,7 +4,7 @@
 //! becomes part of a path. A file is complete or absent: it is written beside
 //! its place, synced and renamed.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,24 +58,35 @@ impl LocalArtifacts {
             .await
             .map_err(|error| ArtifactError::Unavailable(error.to_string()))?
             .ok_or(ArtifactError::NotFound)?;
-        let bytes = self.content(&row.digest).await?;
+        let bytes = self.content(&row).await?;
         Ok((row, bytes))
     }
 
-    async fn content(&self, digest: &Digest) -> Result<Bytes, ArtifactError> {
-        let file = self.file(digest);
-        let digest = *digest;
-        let bytes = blocking(move || match std::fs::read(&file) {
-            Ok(bytes) => Ok(bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ArtifactError::NotFound),
+    /// Whether all hosts see the same contents.
+    pub const fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// The bytes of a published artifact, exactly those that were stored.
+    ///
+    /// # Errors
+    /// `Gone` and `Changed` where they are not there any more.
+    pub async fn content(&self, row: &ArtifactRow) -> Result<Bytes, ArtifactError> {
+        let file = self.file(&row.digest);
+        // A byte more than there should be tells that there are too many.
+        let limit = row.bytes.saturating_add(1);
+        let read = blocking(move || match read_up_to(&file, limit) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(ArtifactError::Unavailable(error.to_string())),
-        })
-        .await?;
-        if Digest::of(&bytes) != digest {
-            let message = format!("the file of {digest} was changed");
-            return Err(ArtifactError::Unavailable(message));
-        }
-        Ok(bytes.into())
+        });
+        let Some(bytes) = read.await? else {
+            return Err(ArtifactError::Gone {
+                task_id: row.task_id.clone(),
+                path: row.path.clone(),
+            });
+        };
+        checked(row, bytes)
     }
 
     /// The task's label and the path that a URL of ours names.
@@ -142,6 +153,31 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(ArtifactError::Unavailable(error.to_string())))
+}
+
+fn read_up_to(file: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)?
+        .take(limit)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The bytes, if they are those of the row.
+fn checked(row: &ArtifactRow, bytes: Vec<u8>) -> Result<Bytes, ArtifactError> {
+    let found = Digest::of(&bytes);
+    if found == row.digest {
+        return Ok(bytes.into());
+    }
+    let found = match bytes.len() as u64 {
+        longer if longer > row.bytes => format!("it has more than {} bytes", row.bytes),
+        bytes => format!("it has {bytes} bytes and the digest {found}"),
+    };
+    Err(ArtifactError::Changed {
+        task_id: row.task_id.clone(),
+        path: row.path.clone(),
+        found,
+    })
 }
 
 fn write_once(file: &Path, body: &[u8]) -> io::Result<()> {

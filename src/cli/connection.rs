@@ -167,7 +167,7 @@ pub fn no_task(id: MessageId) -> Failure {
     .hint("`cogo-host task list` shows what is on the bus")
 }
 
-fn refused(error: IntakeError) -> Failure {
+pub fn refused(error: IntakeError) -> Failure {
     let exit = match error {
         IntakeError::NobodyHandles { .. } => Exit::NotFound,
         _ => Exit::Usage,

@@ -160,7 +160,8 @@ pub fn absolute(repo: &str) -> String {
     }
 }
 
-fn payload(text: &str) -> Outcome<Map<String, Value>> {
+/// A JSON object as it was typed, or from where `@FILE` or `-` say.
+pub fn payload(text: &str) -> Outcome<Map<String, Value>> {
     let unreadable = |what: &str, error: std::io::Error| {
         let error = anyhow::Error::new(error).context(format!("cannot read {what}"));
         Failure::new(Exit::Usage, "payload_unreadable", error)

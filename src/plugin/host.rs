@@ -396,6 +396,9 @@ fn artifact_error(error: ArtifactError) -> host::ArtifactError {
         ArtifactError::InvalidPath(cause) => host::ArtifactError::InvalidPath(cause.to_string()),
         ArtifactError::TooLarge { limit } => host::ArtifactError::TooLarge(limit),
         ArtifactError::NotFound => host::ArtifactError::NotFound,
+        ArtifactError::Gone { .. } | ArtifactError::Changed { .. } => {
+            host::ArtifactError::Unavailable(error.to_string())
+        }
         ArtifactError::Unavailable(cause) => host::ArtifactError::Unavailable(cause),
     }
 }

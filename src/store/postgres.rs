@@ -21,6 +21,7 @@ mod examine;
 mod head;
 mod hint;
 mod hosts;
+mod pipelines;
 mod read;
 mod rescue;
 mod retire;
@@ -55,9 +56,10 @@ use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{HolderId, MessageId};
+use crate::pipeline::{NewRun, Run};
 use crate::route::{Route, RouteKey};
 use crate::selection::ApprovalId;
-use crate::store::{Settled, Settlement};
+use crate::store::{RunCancelled, RunFigures, RunMove, Settled, Settlement, Started};
 use crate::task::{Claim, Enqueued, NewTask, TaskRow};
 
 type PgCells<'r> = Cells<'r, sqlx::postgres::PgRow>;
@@ -310,6 +312,34 @@ impl Store for PostgresStore {
     async fn keep_probe(&self, path: &RealPath, revision: i64, lease: Duration) -> Result<bool> {
         self.named(breaker::keep_probe(self, path, revision, lease))
             .await
+    }
+
+    async fn start_run(&self, run: &NewRun) -> Result<Started> {
+        self.named(pipelines::start(self, run)).await
+    }
+
+    async fn move_run(&self, change: &RunMove<'_>) -> Result<bool> {
+        self.named(pipelines::advance(self, change)).await
+    }
+
+    async fn due_runs(&self, limit: u32) -> Result<Vec<Run>> {
+        self.named(pipelines::due(self, limit)).await
+    }
+
+    async fn run(&self, task_id: &str) -> Result<Option<Run>> {
+        self.named(pipelines::find(self, task_id)).await
+    }
+
+    async fn runs(&self, limit: u32) -> Result<Vec<Run>> {
+        self.named(pipelines::list(self, limit)).await
+    }
+
+    async fn cancel_run(&self, task_id: &str, actor: &str) -> Result<Option<RunCancelled>> {
+        self.named(pipelines::cancel(self, task_id, actor)).await
+    }
+
+    async fn run_figures(&self, since: Duration) -> Result<RunFigures> {
+        self.named(pipelines::figures(self, since)).await
     }
 
     async fn record(&self, events: &[NewEvent]) -> Result<()> {

@@ -6,3 +6,4 @@ mod flags;
 mod hosts;
 mod outages;
 mod pauses;
+mod pipelines;

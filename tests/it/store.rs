@@ -46,6 +46,7 @@ mod enqueues;
 mod fairness;
 mod foreign;
 mod histories;
+mod pipelines;
 mod races;
 mod reads;
 mod settles;

@@ -22,7 +22,7 @@ pub fn project(dir: &Path, body: &str) -> PathBuf {
 }
 
 /// A test that says it has begun and then waits for permission to end.
-fn waiting(dir: &Path) -> String {
+pub fn waiting(dir: &Path) -> String {
     let (begun, go) = (dir.join("begun"), dir.join("go"));
     format!("open({begun:?}, 'a').write('x')\nwhile not os.path.exists({go:?}): time.sleep(0.02)")
 }

@@ -173,16 +173,23 @@ pub(super) async fn enqueue(store: &PostgresStore, tasks: &[NewTask]) -> Step<Ve
 }
 
 async fn insert(store: &PostgresStore, tasks: &[&NewTask]) -> Step<Vec<MessageId>> {
+    let mut turn = store.connections.turn().await?;
+    let ids = insert_tasks(&mut turn, tasks).await?;
+    turn.finish().await?;
+    Ok(ids)
+}
+
+/// Puts tasks on the bus within the caller's turn, with their events; those that
+/// are new.
+pub(super) async fn insert_tasks(turn: &mut Turn, tasks: &[&NewTask]) -> Step<Vec<MessageId>> {
     let cells: Vec<TaskCells<'_>> = tasks.iter().map(|task| TaskCells::of(task)).collect();
     let events: Vec<NewEvent> = tasks.iter().map(|task| audit::enqueued(task)).collect();
     let events: Vec<EventCells<'_>> = events.iter().map(EventCells::of).collect();
-    let mut turn = store.connections.turn().await?;
     let query = turn
         .query(INSERT_TASKS)
         .bind(to_json(&cells)?)
         .bind(to_json(&events)?);
     let rows = query.fetch_all(turn.conn()).await?;
-    turn.finish().await?;
     let ids = rows
         .iter()
         .map(|row| PgCells::of("agent_messages", row).id("id"));

@@ -46,10 +46,26 @@ event AS (
 )
 SELECT count(*) AS deleted FROM event";
 
+/// A run ends after its tasks, so they are as old.
+const DELETE_RUNS: &str = "
+WITH old AS MATERIALIZED (
+  SELECT task_id
+  FROM executor_pipelines
+  WHERE ended_at < now() - $1 * interval '1 microsecond'
+  ORDER BY ended_at
+  LIMIT $2
+  FOR UPDATE SKIP LOCKED
+),
+run AS (
+  DELETE FROM executor_pipelines AS p USING old WHERE p.task_id = old.task_id RETURNING 1
+)
+SELECT count(*) AS deleted FROM run";
+
 pub(super) async fn retire(store: &PostgresStore, retention: &Retention) -> Step<u64> {
     let mut deleted = 0;
     if let Some(age) = retention.tasks {
         deleted += delete(store, DELETE_TASKS, age, retention.batch).await?;
+        deleted += delete(store, DELETE_RUNS, age, retention.batch).await?;
     }
     if let Some(age) = retention.events {
         deleted += delete(store, DELETE_EVENTS, age, retention.batch).await?;

@@ -123,6 +123,13 @@ pub(super) async fn enqueue(store: &SqliteStore, tasks: &[NewTask]) -> Step<Vec<
     Ok(outcomes?)
 }
 
+/// Puts one task on the bus within the caller's transaction, with its event.
+pub(super) async fn insert_task(conn: &mut SqliteConnection, task: &NewTask) -> Step<()> {
+    let batch = Batch::of(&[TaskCells::of(task)])?;
+    batch.execute(conn, INSERT_TASKS).await?;
+    insert_events(conn, [&audit::enqueued(task)]).await
+}
+
 async fn find_existing(
     conn: &mut SqliteConnection,
     known: &[&TaskCells<'_>],

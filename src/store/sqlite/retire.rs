@@ -41,6 +41,17 @@ WHERE id IN (
   LIMIT ?2
 )";
 
+/// A run ends after its tasks, so they are as old.
+const DELETE_RUNS: &str = "
+DELETE FROM executor_pipelines
+WHERE task_id IN (
+  SELECT task_id
+  FROM executor_pipelines
+  WHERE ended_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)
+  ORDER BY ended_at
+  LIMIT ?2
+)";
+
 pub(super) async fn retire(store: &SqliteStore, retention: &Retention) -> Step<u64> {
     let mut writer = store.writers.acquire().await?;
     writer.begin().await?;
@@ -48,6 +59,12 @@ pub(super) async fn retire(store: &SqliteStore, retention: &Retention) -> Step<u
     let mut deleted = 0;
     if let Some(age) = retention.tasks {
         deleted += retire_tasks(conn, age, retention.batch).await?;
+        let done = sqlx::query(DELETE_RUNS)
+            .bind(modifier_back(age))
+            .bind(retention.batch)
+            .execute(&mut *conn)
+            .await?;
+        deleted += done.rows_affected();
     }
     if let Some(age) = retention.events {
         let done = sqlx::query(DELETE_EVENTS)

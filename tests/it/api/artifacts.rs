@@ -190,10 +190,20 @@ async fn a_file_that_was_changed_is_not_served() {
     let api = published().await;
     let hex = Digest::of(REPORT.as_bytes()).hex();
     let file = api.artifacts_root().join(&hex[..2]).join(&hex[2..]);
-    std::fs::write(file, "all three failed").unwrap();
-    let answer = api.get("/artifacts/t%2F1/out/report.txt").await;
-    assert_eq!(
-        (answer.status.as_u16(), &*answer.code()),
-        (503, "artifacts_unavailable")
-    );
+    std::fs::write(&file, "all three failed").unwrap();
+    let fetch = async || {
+        let answer = api.get("/artifacts/t%2F1/out/report.txt").await;
+        (answer.status.as_u16(), answer.code())
+    };
+    assert_eq!(fetch().await, (500, "artifact_changed".to_owned()));
+    // However much there is, no more is read than belongs there.
+    std::fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    assert_eq!(fetch().await, (500, "artifact_changed".to_owned()));
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(fetch().await, (410, "artifact_gone".to_owned()));
 }

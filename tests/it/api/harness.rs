@@ -112,6 +112,7 @@ impl TestApi {
             facts: facts.clone(),
             plugins: operator.clone(),
             routes: Arc::new(Desk),
+            pipelines: Arc::default(),
             thresholds: Thresholds::default(),
             window_min: 60,
             auth: Auth::for_bind(setup.bind, setup.writes_need_token, tokens).unwrap(),

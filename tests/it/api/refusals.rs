@@ -27,7 +27,7 @@ async fn unknown_paths_and_methods() {
             "{path}"
         );
     }
-    let pipeline = api.post("/api/pipeline/codeBuildTest", &json!({})).await;
+    let pipeline = api.post("/api/pipeline/codeOnly", &json!({})).await;
     assert_eq!(pipeline.code(), "not_found");
     for (method, path, allow) in [
         (Method::DELETE, "/api/tasks", "GET,HEAD,POST"),

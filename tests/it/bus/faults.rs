@@ -13,12 +13,14 @@ use cogo_host::event::{Event, NewEvent};
 use cogo_host::finding::Finding;
 use cogo_host::gate::{Evidence, Scope};
 use cogo_host::ids::{HolderId, MessageId};
+use cogo_host::pipeline::{NewRun, Run};
 use cogo_host::route::{Route, RouteKey};
 use cogo_host::selection::ApprovalId;
 use cogo_host::store::{
     ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat,
     HostRow, Latency, Migration, NewApproval, PathEvidence, Renewal, Rescued, Result, Retention,
-    Settled, Settlement, Store, StoreError, TaskFilter, Want,
+    RunCancelled, RunFigures, RunMove, Settled, Settlement, Started, Store, StoreError, TaskFilter,
+    Want,
 };
 use cogo_host::task::{Claim, Enqueued, NewTask, Next, TaskRow};
 use rand::rngs::StdRng;
@@ -325,6 +327,34 @@ impl Store for Faults {
 
     async fn keep_probe(&self, path: &RealPath, revision: i64, lease: Duration) -> Result<bool> {
         self.inner.keep_probe(path, revision, lease).await
+    }
+
+    async fn start_run(&self, run: &NewRun) -> Result<Started> {
+        self.inner.start_run(run).await
+    }
+
+    async fn move_run(&self, change: &RunMove<'_>) -> Result<bool> {
+        self.inner.move_run(change).await
+    }
+
+    async fn due_runs(&self, limit: u32) -> Result<Vec<Run>> {
+        self.inner.due_runs(limit).await
+    }
+
+    async fn run(&self, task_id: &str) -> Result<Option<Run>> {
+        self.inner.run(task_id).await
+    }
+
+    async fn runs(&self, limit: u32) -> Result<Vec<Run>> {
+        self.inner.runs(limit).await
+    }
+
+    async fn cancel_run(&self, task_id: &str, actor: &str) -> Result<Option<RunCancelled>> {
+        self.inner.cancel_run(task_id, actor).await
+    }
+
+    async fn run_figures(&self, since: Duration) -> Result<RunFigures> {
+        self.inner.run_figures(since).await
     }
 
     async fn record(&self, events: &[NewEvent]) -> Result<()> {

@@ -58,11 +58,11 @@ async fn an_empty_database_is_brought_up_once() {
     assert_eq!(texts(&mut conn, tables).await, [Some("0".to_owned())]);
 
     let done = store.migrate(false).await.unwrap();
-    assert_eq!((done.from, done.to), (0, 3));
+    assert_eq!((done.from, done.to), (0, 4));
     assert_eq!(done.statements, dry.statements);
     store.check_schema().await.unwrap();
     let again = store.migrate(false).await.unwrap();
-    assert_eq!((again.from, again.statements.len()), (3, 0));
+    assert_eq!((again.from, again.statements.len()), (4, 0));
 
     let open = "SELECT relname FROM pg_class
         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND NOT relrowsecurity";
@@ -75,7 +75,8 @@ async fn the_schema_before_gains_what_is_new() {
     let mut conn = connect(&url).await;
     execute(
         &mut conn,
-        "DROP TABLE executor_flags, executor_pauses, executor_approvals, executor_breakers;
+        "DROP TABLE executor_flags, executor_pauses, executor_approvals, executor_breakers,
+           executor_pipelines;
          DROP INDEX executor_attempts_worker;
          UPDATE cogo_host_schema SET version = 1",
     )
@@ -86,7 +87,7 @@ async fn the_schema_before_gains_what_is_new() {
         Err(StoreError::NotMigrated)
     ));
     let done = store.migrate(false).await.unwrap();
-    assert_eq!((done.from, done.to), (1, 3));
+    assert_eq!((done.from, done.to), (1, 4));
     store.check_schema().await.unwrap();
     assert!(store.controls().await.unwrap().flags.is_empty());
     let index = "SELECT count(*) FROM pg_indexes WHERE indexname = 'executor_attempts_worker'";
@@ -206,7 +207,7 @@ async fn a_later_schema_is_refused() {
             error,
             StoreError::Newer {
                 found: 99,
-                known: 3,
+                known: 4,
                 ..
             }
         )

@@ -5,11 +5,13 @@
 //! own that another one replaces.
 
 mod controls;
+mod pipelines;
 
 use self::controls::{EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES};
+use self::pipelines::EXECUTOR_PIPELINES;
 
 /// What this build knows.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// A table that the host needs.
 pub(super) struct Table {
@@ -368,7 +370,7 @@ const COGO_HOST_SCHEMA: Table = Table {
     indexes: &[],
 };
 
-pub(super) const TABLES: [&Table; 11] = [
+pub(super) const TABLES: [&Table; 12] = [
     &AGENT_MESSAGES,
     &BUS_EVENTS,
     &EXECUTOR_ATTEMPTS,
@@ -379,6 +381,7 @@ pub(super) const TABLES: [&Table; 11] = [
     &EXECUTOR_PAUSES,
     &EXECUTOR_APPROVALS,
     &EXECUTOR_BREAKERS,
+    &EXECUTOR_PIPELINES,
     &COGO_HOST_SCHEMA,
 ];
 
