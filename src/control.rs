@@ -1,6 +1,7 @@
-//! What operators and the hosts decided about routes while they run: flags,
-//! pauses, approvals of the fallback, breakers. It lies on the bus, so that every
-//! host knows it within a second, and beats every configuration.
+//! What operators and the hosts decided while they run: flags, pauses, approvals
+//! of the fallback and breakers of routes, and which version of a plugin serves.
+//! It lies on the bus, so that every host knows it within a second, and beats
+//! every configuration.
 //!
 //! Pure values and the events that go with a decision. Nothing here decides what
 //! a task gets: [`crate::selection`] does, from what this says of its route.
@@ -11,14 +12,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::breaker::{BreakerRow, Cause, RealPath};
 use crate::event::{
     BREAKER_CLOSED, BREAKER_OPENED, FALLBACK_APPROVED, FALLBACK_REVOKED, FLAG_CHANGED, NewEvent,
-    ROUTE_HELD, ROUTE_RELEASED,
+    PLUGIN_PROMOTED, PLUGIN_RELEASED, PLUGIN_ROLLED_BACK, ROUTE_HELD, ROUTE_RELEASED,
 };
-use crate::ids::TraceId;
+use crate::ids::{Digest, PluginName, TraceId};
 use crate::route::{Route, RouteKey};
 use crate::selection::ApprovalId;
 
@@ -36,6 +37,8 @@ pub struct Controls {
     /// Those in force, the one that lasts longest first.
     pub approvals: Vec<ApprovalRow>,
     pub breakers: Vec<BreakerRow>,
+    /// The plugins whose version is decided here, and not by each host's own rule.
+    pub serving: BTreeMap<PluginName, ServingRow>,
     /// Rows that somebody wrote by hand and nobody can read.
     pub unreadable: Vec<String>,
 }
@@ -53,6 +56,7 @@ impl Controls {
         };
         self.flags != other.flags
             || self.pauses != other.pauses
+            || self.serving != other.serving
             || self.unreadable != other.unreadable
             || ids(self) != ids(other)
             || revisions(self) != revisions(other)
@@ -92,6 +96,50 @@ pub struct ApprovalRow {
     pub revoked_by: Option<String>,
     /// Until it ends by itself, by the database's clock; zero once it is over.
     pub left_ms: u64,
+}
+
+/// The version of a plugin that serves on every host that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServingRow {
+    pub plugin: PluginName,
+    pub digest: Digest,
+    pub cause: ServingCause,
+    pub actor: String,
+    pub reason: Option<String>,
+    /// Of its event, and of what each host records when it follows: it tells one
+    /// such decision from another.
+    pub trace_id: TraceId,
+    pub changed_at: DateTime<Utc>,
+}
+
+/// Why a version is to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServingCause {
+    /// It was a candidate.
+    Promotion,
+    /// It served before, and what came after it is taken out of service.
+    Rollback,
+}
+
+impl ServingCause {
+    /// As the database keeps it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Promotion => "promotion",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// Which version of a plugin is to serve on every host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServingOrder {
+    pub plugin: PluginName,
+    /// `None` leaves it to each host's own rule again.
+    pub to: Option<(Digest, ServingCause)>,
+    /// What else the event tells.
+    pub facts: Map<String, Value>,
 }
 
 /// Who decides.
@@ -200,6 +248,38 @@ pub fn paused(route: &RouteKey, actor: &str, reason: Option<&Reason>) -> NewEven
 pub fn resumed(route: &RouteKey, actor: &str, reason: Option<&Reason>) -> NewEvent {
     let payload = json!({ "actor": actor, "cause": "paused" });
     event(ROUTE_RELEASED, route, reason.map(Reason::as_str), payload)
+}
+
+/// The event of a plugin whose version was decided.
+pub fn serving_changed(
+    order: &ServingOrder,
+    from: Option<Digest>,
+    actor: &str,
+    reason: Option<&Reason>,
+) -> NewEvent {
+    let event_type = match order.to {
+        Some((_, ServingCause::Promotion)) => PLUGIN_PROMOTED,
+        Some((_, ServingCause::Rollback)) => PLUGIN_ROLLED_BACK,
+        None => PLUGIN_RELEASED,
+    };
+    let of = |digest: Option<Digest>| digest.map(|digest| json!({ "digest": digest }));
+    let mut payload = Map::new();
+    payload.insert("name".to_owned(), json!(order.plugin));
+    payload.insert("from".to_owned(), json!(of(from)));
+    payload.insert(
+        "to".to_owned(),
+        json!(of(order.to.map(|(digest, _)| digest))),
+    );
+    payload.extend(order.facts.clone());
+    payload.insert("actor".to_owned(), json!(actor));
+    NewEvent {
+        event_type: event_type.to_owned(),
+        message_id: None,
+        route: None,
+        trace_id: TraceId::generate(),
+        reason: reason.map(|reason| reason.as_str().to_owned()),
+        payload: Value::Object(payload),
+    }
 }
 
 /// The event of a fallback that was approved.

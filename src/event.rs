@@ -64,14 +64,20 @@ pub const PIPELINE_STAGE: &str = "pipeline_stage";
 pub const PIPELINE_DONE: &str = "pipeline_done";
 /// A run was ended on request.
 pub const PIPELINE_CANCELLED: &str = "pipeline_cancelled";
-/// A plugin serves of which no version served before.
+/// A version is ready: it serves and none served before, or it is a candidate.
 pub const PLUGIN_LOADED: &str = "plugin_loaded";
 /// Another version of a plugin serves, or none any more.
 pub const PLUGIN_SWAPPED: &str = "plugin_swapped";
+/// A candidate is none any more.
+pub const PLUGIN_WITHDRAWN: &str = "plugin_withdrawn";
 /// A version was refused; what served goes on serving.
 pub const PLUGIN_REJECTED: &str = "plugin_rejected";
 /// An operator put an earlier version back into service.
 pub const PLUGIN_ROLLED_BACK: &str = "plugin_rolled_back";
+/// A candidate is to serve on every host.
+pub const PLUGIN_PROMOTED: &str = "plugin_promoted";
+/// Each host's own rule says again which version of a plugin serves.
+pub const PLUGIN_RELEASED: &str = "plugin_released";
 
 /// An event to be written; the database gives it its id and its instant.
 #[derive(Debug, Clone, PartialEq)]

@@ -19,6 +19,7 @@ mod probes;
 mod recorder;
 mod route_operator;
 mod routes;
+mod serving;
 mod swap;
 
 use std::io;
@@ -57,10 +58,12 @@ pub use plugins::loader as plugin_loader;
 pub use recorder::Recorder;
 use route_operator::Desk;
 pub use routes::{LoadedPlugin, LoadedPlugins, RouteEntry, RouteTable};
-pub use swap::{Started, SwapEvent, Swapper};
+pub use swap::{Decisions, Started, SwapEvent, Swapper};
 
 /// How often the host shows itself on the bus.
 const BEAT: Duration = Duration::from_secs(10);
+/// How long news of other plugins waits for more.
+const GATHER: Duration = Duration::from_millis(50);
 /// How long a guest may take to give way; the sandbox cuts it a little earlier.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How long the database may take over the end of a host that has drained.
@@ -143,12 +146,15 @@ impl Host {
         let Started {
             swapper,
             watcher,
-            events,
+            mut events,
         } = Swapper::start(config, loader).await?;
         let swapper = Arc::new(swapper);
         let catalog = Arc::clone(swapper.catalog());
         let controls = Arc::new(LiveControls::default());
         controls.refresh(&*store).await?;
+        // Nothing is claimed before what is decided serves.
+        events.extend(serving::follow_now(&swapper, &controls));
+        events.extend(swapper.fetch_decided(&CancellationToken::new()).await);
         let plugins = Arc::clone(&catalog) as _;
         let routes = Arc::new(LiveRoutes::start(config, plugins, Arc::clone(&controls))?);
         let auth = auth(config)?;
@@ -173,6 +179,7 @@ impl Host {
         let following = Following {
             swapper: Arc::clone(&swapper),
             routes: Arc::clone(&routes),
+            controls: Arc::clone(&controls),
             recorder: recorder.clone(),
             bus: bus.clone(),
         };
@@ -198,12 +205,14 @@ impl Host {
         background.push(tokio::spawn(pipelines.follow(ending.clone())));
         let desk = Desk {
             store: Arc::clone(&store),
-            controls,
+            controls: Arc::clone(&controls),
             routes: Arc::clone(&routes),
             bus: bus.clone(),
         };
         let operator = Operator {
             swapper: Arc::clone(&swapper),
+            store: Arc::clone(&store),
+            controls,
             recorder,
             holder: bus.holder().clone(),
         };
@@ -224,14 +233,15 @@ impl Host {
         if let Some(owner) = &owner {
             owner.publish(&api_url)?;
         }
-        let beating = tokio::spawn(beat(
-            Arc::clone(&store),
-            bus.clone(),
-            config.holder_id.clone(),
-            config.stage,
-            api_url.clone(),
-            ending.clone(),
-        ));
+        let beating = Beating {
+            store: Arc::clone(&store),
+            catalog,
+            holder: bus.holder().clone(),
+            name: config.holder_id.clone(),
+            stage: config.stage,
+            api: api_url.clone(),
+        };
+        let beating = tokio::spawn(beating.follow(ending.clone()));
         background.extend([serving, beating]);
         tracing::info!(
             api = %api_url,
@@ -298,6 +308,7 @@ impl Host {
 struct Following {
     swapper: Arc<Swapper>,
     routes: Arc<LiveRoutes>,
+    controls: Arc<LiveControls>,
     recorder: Recorder,
     bus: BusHandle,
 }
@@ -313,6 +324,7 @@ impl Following {
         let Self {
             swapper,
             routes,
+            controls,
             recorder,
             bus,
         } = self;
@@ -320,6 +332,13 @@ impl Following {
         let record = move |event: SwapEvent| recorder.record(event.into_event(&holder));
         found.into_iter().for_each(&record);
         let mut background = Vec::new();
+        let decided = serving::follow(
+            Arc::clone(&swapper),
+            controls,
+            record.clone(),
+            ending.clone(),
+        );
+        background.push(tokio::spawn(decided));
         if let Some(watcher) = watcher {
             let (swapper, ending) = (Arc::clone(&swapper), ending.clone());
             background.push(tokio::spawn(async move {
@@ -437,29 +456,40 @@ async fn serve(listener: TcpListener, router: api::Router, ending: CancellationT
     }
 }
 
-/// Shows this host on the bus until it ends.
-async fn beat(
+/// What shows this host on the bus.
+struct Beating {
     store: Arc<dyn Store>,
-    bus: BusHandle,
+    catalog: Arc<Catalog>,
+    holder: HolderId,
     name: String,
     stage: Stage,
     api: String,
-    ending: CancellationToken,
-) {
-    let host = HostBeat {
-        holder: bus.holder(),
-        name: &name,
-        stage,
-        version: env!("CARGO_PKG_VERSION"),
-        api: Some(&api),
-    };
-    loop {
-        if let Err(error) = store.beat(&host).await {
-            tracing::debug!(%error, "cannot show this host on the bus");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(BEAT) => {}
-            () = ending.cancelled() => return,
+}
+
+impl Beating {
+    /// Shows it until it ends, and at once when it has other plugins.
+    async fn follow(self, ending: CancellationToken) {
+        let mut plugins = self.catalog.changes();
+        loop {
+            plugins.mark_unchanged();
+            let digests: Vec<_> = self.catalog.ready().into_iter().collect();
+            let host = HostBeat {
+                holder: &self.holder,
+                name: &self.name,
+                stage: self.stage,
+                version: env!("CARGO_PKG_VERSION"),
+                api: Some(&self.api),
+                digests: &digests,
+            };
+            if let Err(error) = self.store.beat(&host).await {
+                tracing::debug!(%error, "cannot show this host on the bus");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BEAT) => {}
+                // One change rarely comes alone.
+                _ = plugins.changed() => tokio::time::sleep(GATHER).await,
+                () = ending.cancelled() => return,
+            }
         }
     }
 }

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::attempt::Fence;
 use crate::breaker::RealPath;
-use crate::control::{ApprovalRow, Controls, Decided, Decision, Revoked};
+use crate::control::{ApprovalRow, Controls, Decided, Decision, Revoked, ServingOrder};
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
@@ -289,6 +289,8 @@ pub struct HostBeat<'a> {
     pub version: &'a str,
     /// Where its API listens.
     pub api: Option<&'a str>,
+    /// Every plugin version that it could run at once.
+    pub digests: &'a [Digest],
 }
 
 /// A host process as the bus knows it.
@@ -303,6 +305,19 @@ pub struct HostRow {
     pub seen_at: DateTime<Utc>,
     /// Since it was last seen, by the database's clock.
     pub silent_ms: u64,
+    /// Every plugin version that it could run at once.
+    pub digests: Vec<Digest>,
+}
+
+/// How long a host may be silent and still count as one that works: three times
+/// what passes between two of its signs of life.
+pub const HOST_PATIENCE: Duration = Duration::from_secs(30);
+
+impl HostRow {
+    /// Whether it showed itself lately.
+    pub fn is_live(&self) -> bool {
+        Duration::from_millis(self.silent_ms) <= HOST_PATIENCE
+    }
 }
 
 /// What a migration did or would do.
@@ -393,6 +408,10 @@ pub trait Store: Send + Sync + 'static {
         decision: &Decision,
     ) -> Result<Decided>;
 
+    /// Decides which version of a plugin serves on every host. Of several who
+    /// decide at once, the last has its way.
+    async fn set_serving(&self, order: &ServingOrder, decision: &Decision) -> Result<Decided>;
+
     /// Lets the tasks of a route wait, on every host.
     async fn pause(&self, route: &RouteKey, decision: &Decision) -> Result<Decided>;
 
@@ -459,6 +478,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// The host processes that show themselves, by name.
     async fn hosts(&self) -> Result<Vec<HostRow>>;
+
+    /// The live hosts that could not run a plugin version at once.
+    async fn hosts_lacking(&self, digest: Digest) -> Result<Vec<HostRow>> {
+        let mut hosts = self.hosts().await?;
+        hosts.retain(|host| host.is_live() && !host.digests.contains(&digest));
+        Ok(hosts)
+    }
 
     async fn task(&self, id: MessageId) -> Result<Option<TaskRow>>;
 

@@ -14,14 +14,13 @@ use serde::Serialize;
 use super::body::BodyError;
 use super::controls::RouteRefused;
 use super::guard::Denied;
-use super::plugins::OrderError;
 use super::query::QueryError;
 use crate::artifacts::ArtifactError;
 use crate::ids::{Digest, MessageId, TraceId};
 use crate::intake::{IntakeError, RepeatError};
 use crate::payload::PayloadError;
 use crate::pipeline::State;
-use crate::plugin::catalog::RollbackError;
+use crate::plugin::catalog::{InvalidDigestPrefix, RollbackError};
 use crate::store::StoreError;
 use crate::task::Status;
 
@@ -51,7 +50,7 @@ pub(super) enum ApiError {
     #[error("there is no plugin `{0}`")]
     NoPlugin(String),
     #[error(transparent)]
-    RollbackOrder(#[from] OrderError),
+    RollbackOrder(#[from] InvalidDigestPrefix),
     #[error(transparent)]
     Rollback(#[from] RollbackError),
     #[error(transparent)]
@@ -199,8 +198,7 @@ impl ApiError {
             Self::NoTrace(_) => "trace_not_found",
             Self::NoArtifact => "artifact_not_found",
             Self::NoPlugin(_) | Self::Rollback(RollbackError::NoPlugin(_)) => "plugin_not_found",
-            Self::RollbackOrder(OrderError::To(_)) => "digest_invalid",
-            Self::RollbackOrder(OrderError::Reason(_)) => "reason_too_long",
+            Self::RollbackOrder(_) => "digest_invalid",
             Self::Rollback(RollbackError::NothingBefore(_)) => "no_previous_version",
             Self::Rollback(RollbackError::NoVersion { .. }) => "version_not_found",
             Self::Rollback(RollbackError::Ambiguous { .. }) => "digest_ambiguous",

@@ -107,6 +107,9 @@ pub struct PluginView {
     pub last_error: Option<String>,
     /// What to do about that.
     pub hint: Option<String>,
+    /// What is loaded and ready and does not serve: for a rollout, latest first.
+    #[serde(default)]
+    pub candidates: Vec<ServingView>,
     /// What served before and a rollback can return to, latest first.
     #[serde(default)]
     pub previous: Vec<PreviousView>,
@@ -163,7 +166,7 @@ pub enum PluginSource {
     File { path: PathBuf },
 }
 
-/// The version of a plugin that new attempts get.
+/// The version of a plugin that new attempts get, or could get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServingView {
     pub version: String,

@@ -3,28 +3,30 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use axum::extract::{Extension, Path, RawQuery, State};
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use super::auth::Actor;
 use super::body::Json;
+use super::controls::reason;
 use super::error::ApiError;
 use super::facts::{DirectoryView, PluginView};
 use super::query::{Params, shortened};
+use crate::control::Reason;
 use crate::ids::{Digest, PluginName, TraceId};
-use crate::plugin::catalog::{DigestPrefix, InvalidDigestPrefix, RollbackError};
-
-/// The longest reason, in bytes.
-const MAX_REASON: usize = 1_000;
+use crate::plugin::catalog::{DigestPrefix, RollbackError};
 
 /// What operators may do to plugins. The composition root implements it.
+#[async_trait]
 pub trait PluginOperator: Send + Sync + 'static {
-    /// Puts an earlier version back into service at once, and has that recorded.
+    /// Puts an earlier version back into service, here at once and on every other
+    /// host within a second, and has that recorded.
     ///
     /// # Errors
     /// [`RollbackError`] when there is no such version.
-    fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError>;
+    async fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError>;
 }
 
 /// An operator's wish.
@@ -34,7 +36,7 @@ pub struct RollbackOrder {
     /// The latest version that was not rolled back, where it is absent.
     pub to: Option<DigestPrefix>,
     pub actor: String,
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
 }
 
 /// What a rollback changed.
@@ -44,8 +46,13 @@ pub struct RollbackView {
     /// Absent where the plugin had been removed.
     pub from: Option<VersionView>,
     pub to: VersionView,
+    /// Whether the bus says so to every host; else this one alone went back.
+    pub everywhere: bool,
+    /// Why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// Of the `plugin_rolled_back` event.
-    pub trace_id: TraceId,
+    pub trace_id: Option<TraceId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,15 +80,6 @@ pub(super) async fn list(
     }))
 }
 
-/// Why a rollback is not even tried.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum OrderError {
-    #[error(transparent)]
-    To(#[from] InvalidDigestPrefix),
-    #[error("the reason has {0} bytes; at most {MAX_REASON} are kept")]
-    Reason(usize),
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rollback {
@@ -103,17 +101,11 @@ pub(super) async fn roll_back(
         .parse()
         .map_err(|_| ApiError::NoPlugin(shortened(&name)))?;
     let to = body.to.as_deref().map(str::parse).transpose();
-    let reason = body.reason.map(|reason| reason.trim().to_owned());
-    if let Some(reason) = &reason
-        && reason.len() > MAX_REASON
-    {
-        return Err(OrderError::Reason(reason.len()).into());
-    }
     let order = RollbackOrder {
         plugin,
-        to: to.map_err(OrderError::To)?,
+        to: to?,
         actor: actor.as_str().to_owned(),
-        reason: reason.filter(|reason| !reason.is_empty()),
+        reason: reason(body.reason.as_deref())?,
     };
-    Ok(axum::Json(shared.api.plugins.roll_back(order)?))
+    Ok(axum::Json(shared.api.plugins.roll_back(order).await?))
 }

@@ -35,9 +35,6 @@ const ROUTES: Check = Check {
     fix: "add a `[route.\"SERVICE/ROLE\"]` with its plugin to cogo.toml, and run a host for it",
 };
 
-/// Three beats of a host without a sign of it.
-const SILENT_MS: u64 = 30_000;
-
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let place = config.bus.to_string();
     let store = match store::open(&config.bus, OpenMode::ReadOnly).await {
@@ -80,21 +77,17 @@ async fn hosts_and_routes(config: &Config, store: &dyn Store) -> Result<Vec<Find
     let hosts = store.hosts().await?;
     let routes = store.routes().await?;
     let waiting: BTreeSet<RouteKey> = routes.into_iter().map(|route| route.key).collect();
-    let live = hosts.iter().filter(|host| !is_silent(host)).count();
+    let live = hosts.iter().filter(|host| host.is_live()).count();
     Ok(vec![
         examine_hosts(&hosts, live, !waiting.is_empty()),
         examine_routes(config, &waiting),
     ])
 }
 
-fn is_silent(host: &HostRow) -> bool {
-    host.silent_ms > SILENT_MS
-}
-
 fn examine_hosts(hosts: &[HostRow], live: usize, tasks_wait: bool) -> Finding {
     let silent: Vec<String> = hosts
         .iter()
-        .filter(|host| is_silent(host))
+        .filter(|host| !host.is_live())
         .map(|host| format!("`{}` for {} s", host.holder, host.silent_ms / 1000))
         .collect();
     if !silent.is_empty() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 
 use super::routes::{BusFlags, RouteEntry};
 use crate::breaker::{BreakerRow, RealPath, State};
@@ -125,6 +125,7 @@ pub struct LiveControls {
     now: ArcSwap<Known>,
     reading: Mutex<()>,
     nudged: Notify,
+    changes: watch::Sender<u64>,
 }
 
 impl Default for LiveControls {
@@ -142,6 +143,7 @@ impl LiveControls {
             }),
             reading: Mutex::new(()),
             nudged: Notify::new(),
+            changes: watch::Sender::default(),
         }
     }
 
@@ -166,7 +168,15 @@ impl LiveControls {
             }
         }
         self.now.store(Arc::new(Known { controls, read }));
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
         Ok(changed)
+    }
+
+    /// Counts what was decided otherwise, for whoever wants to know of the next.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Has the follower look at once.

@@ -193,6 +193,12 @@ impl Facts {
             if let Some(error) = plugin.last_error {
                 notes.push(format!("{} is refused: {error}", plugin.name));
             }
+            for candidate in &plugin.candidates {
+                notes.push(format!(
+                    "{} has the candidate {} ({})",
+                    plugin.name, candidate.version, candidate.digest
+                ));
+            }
             if let Some(digest) = plugin.rolled_back_from {
                 notes.push(format!("{} is rolled back from {digest}", plugin.name));
             }

@@ -1,39 +1,79 @@
-//! What operators do to the plugins of this host: done at once, recorded with
-//! who and why.
+//! What operators do to plugins: done on this host at once, written on the bus
+//! with who and why, and followed by every other host.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
+
+use super::controls::LiveControls;
 use super::recorder::Recorder;
+use super::serving;
 use super::swap::{SwapEvent, Swapper};
 use crate::api::{PluginOperator, RollbackOrder, RollbackView, VersionView};
+use crate::bus::outage::bounded;
+use crate::control::{Decided, Decider, Decision};
 use crate::ids::HolderId;
 use crate::plugin::catalog::RollbackError;
 use crate::plugin::load::Plugin;
+use crate::store::Store;
+
+/// How long the database may take over a decision.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The operator's hands.
 pub struct Operator {
     pub swapper: Arc<Swapper>,
+    pub store: Arc<dyn Store>,
+    pub controls: Arc<LiveControls>,
     pub recorder: Recorder,
     pub holder: HolderId,
 }
 
+#[async_trait]
 impl PluginOperator for Operator {
-    fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError> {
+    async fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError> {
         let RollbackOrder {
             plugin,
             to,
             actor,
             reason,
         } = order;
+        // Here at once, whatever the database does.
         let rolled_back = self.swapper.roll_back(&plugin, to.as_ref())?;
-        let event = SwapEvent::rolled_back(&plugin, &rolled_back, actor, reason.as_deref());
-        let view = RollbackView {
-            plugin,
+        let mut view = RollbackView {
             from: rolled_back.from.as_deref().map(version),
             to: version(&rolled_back.to),
-            trace_id: event.trace_id.clone(),
+            everywhere: true,
+            problem: None,
+            trace_id: None,
+            plugin,
         };
-        self.recorder.record(event.into_event(&self.holder));
+        let decision = Decision {
+            by: Decider::Named(actor.clone()),
+            reason: reason.clone(),
+        };
+        let wish = SwapEvent::order(&view.plugin, &rolled_back, &self.holder);
+        match bounded(PATIENCE, self.store.set_serving(&wish, &decision)).await {
+            Ok(Decided::Changed { trace_id }) => view.trace_id = Some(trace_id),
+            Ok(Decided::Already) => {}
+            Err(error) => {
+                tracing::error!(%error, "plugin {} is rolled back on this host alone", view.plugin);
+                view.everywhere = false;
+                view.problem = Some(error.to_string());
+            }
+        }
+        if view.trace_id.is_none() {
+            let reason = reason.as_ref().map(|reason| reason.as_str());
+            let event = SwapEvent::rolled_back(&view.plugin, &rolled_back, actor, reason);
+            view.trace_id = Some(event.trace_id.clone());
+            self.recorder.record(event.into_event(&self.holder));
+        } else if self.controls.refresh(&*self.store).await.is_ok() {
+            // This host follows already; what it keeps of that is written now.
+            for event in serving::follow_now(&self.swapper, &self.controls) {
+                self.recorder.record(event.into_event(&self.holder));
+            }
+        }
         Ok(view)
     }
 }

@@ -6,7 +6,7 @@ use crate::api::{
     RefusedFileView, ServingView,
 };
 use crate::config::Config;
-use crate::plugin::catalog::{Catalog, Listed, PreviousVersion, Serving};
+use crate::plugin::catalog::{Catalog, Listed, PreviousVersion, Version};
 use crate::plugin::load::Source;
 use crate::plugin::wasi;
 use crate::plugin::watcher::DirectoryState;
@@ -65,9 +65,10 @@ fn plugin(config: &Config, listed: Listed) -> PluginView {
     };
     PluginView {
         source,
-        serving: listed.serving.map(serving),
+        serving: listed.serving.map(version),
         last_error,
         hint,
+        candidates: listed.candidates.into_iter().map(version).collect(),
         previous: listed.previous.into_iter().map(previous).collect(),
         rolled_back_from: listed.rolled_back_from,
         down_on: Vec::new(),
@@ -83,13 +84,13 @@ fn previous(version: PreviousVersion) -> PreviousView {
     }
 }
 
-fn serving(serving: Serving) -> ServingView {
+fn version(version: Version) -> ServingView {
     ServingView {
-        version: serving.version,
-        digest: serving.digest,
-        kind: serving.kind,
-        handles: serving.handles,
-        profile: match serving.profile {
+        version: version.version,
+        digest: version.digest,
+        kind: version.kind,
+        handles: version.handles,
+        profile: match version.profile {
             wasi::Profile::Minimal => Profile::Minimal,
             wasi::Profile::Wasi => Profile::Wasi,
         },

@@ -8,11 +8,14 @@
 //! attempt is stopped, moved or waited for. A rollback never waits for a load,
 //! and no load that began before it undoes it.
 
+mod admission;
 mod change;
+mod decided;
 mod directory;
 mod kept;
 mod rollback;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -21,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::ids::{Digest, PluginName};
-use crate::plugin::catalog::{Catalog, Failure, Installed};
+use crate::plugin::catalog::{Catalog, Failure, Installed, Offered, Removed};
 use crate::plugin::load::{
     Candidate, LoadCause, LoadError, Loader, MAX_BYTES, Plugin, Settings, Source,
 };
@@ -29,8 +32,11 @@ use crate::plugin::watcher::{Change, Content, WatchSettings, Watcher};
 use crate::stage::Stage;
 
 use super::plugins::{self, PluginsError};
+use admission::Admission;
 pub use change::SwapEvent;
 use change::Version;
+use decided::Decided;
+pub use decided::Decisions;
 pub use directory::{DirectoryNow, RefusedFile};
 use kept::KeptVersions;
 
@@ -40,8 +46,11 @@ pub struct Swapper {
     loader: Loader,
     catalog: Arc<Catalog>,
     kept: KeptVersions,
-    // Never held over an await.
+    // Never held over an await, as the next two.
     directory: Mutex<Option<DirectoryNow>>,
+    /// What the files of plugins hold, whether it could be loaded or not.
+    files: Mutex<BTreeMap<PluginName, Digest>>,
+    decided: Mutex<Decided>,
 }
 
 /// Plugins that are loaded, and what is left to do.
@@ -51,26 +60,6 @@ pub struct Started {
     pub watcher: Option<Watcher>,
     /// What the directory held, to be recorded.
     pub events: Vec<SwapEvent>,
-}
-
-/// What the stage makes of a file that passed every other check.
-///
-/// A file that staging does not find pinned is to become the candidate of a
-/// rollout; until rollouts exist it is refused there as it is in production.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Admission {
-    Serve,
-    RefuseUnpinned,
-}
-
-impl Admission {
-    const fn of(stage: Stage, pin: Option<Digest>) -> Self {
-        match (stage, pin) {
-            // A pin that does not match is refused by the loader.
-            (Stage::Development, _) | (Stage::Staging | Stage::Production, Some(_)) => Self::Serve,
-            (Stage::Staging | Stage::Production, None) => Self::RefuseUnpinned,
-        }
-    }
 }
 
 impl Swapper {
@@ -87,6 +76,8 @@ impl Swapper {
             catalog,
             kept: KeptVersions::below(&config.state_dir),
             directory: Mutex::default(),
+            files: Mutex::default(),
+            decided: Mutex::default(),
         };
         let mut watcher = watcher(config)?;
         let mut events = Vec::new();
@@ -199,6 +190,7 @@ impl Swapper {
             }
             Content::Bytes { digest, bytes } => (digest, bytes),
         };
+        self.files.lock().insert(name.clone(), digest);
         if self.catalog.rolled_back_from(&name) == Some(digest) {
             tracing::info!("plugin {name} stays rolled back: its file holds what it held then");
             self.catalog.recovered(&name);
@@ -211,18 +203,33 @@ impl Swapper {
             return self.resume_rollback(&name, mark, ending).await;
         }
         let ticket = self.catalog.ticket(&name);
+        let decided_before = self.decision(&name).filter(|row| row.digest != digest);
         let candidate = Candidate {
             name: Some(name.clone()),
             bytes: bytes.clone(),
             source: Source::Directory,
             place,
         };
-        let plugin = match self.load(candidate, ending).await? {
+        let settings = plugins::settings(&self.config, Some(&name), Source::Directory);
+        let admission = Admission::of(self.config.stage, settings.pin, self.decided_for(&name));
+        let admission = admission.of_digest(digest);
+        if admission == Admission::Refuse {
+            let error = candidate.unpinned(self.config.stage);
+            return Some(self.refuse(&name, Some(digest), &error));
+        }
+        let plugin = match self.load(candidate, settings, ending).await? {
             Ok(plugin) => Arc::new(plugin),
             Err(error) => return Some(self.refuse(&name, Some(digest), &error)),
         };
         // Before it serves: a rollback after that leaves its own mark.
         self.keep(&name, digest, bytes).await;
+        if admission == Admission::Offer {
+            return self.offered(plugin);
+        }
+        self.end_rollback(&name).await;
+        if let Some(row) = decided_before {
+            self.pass_over(&row);
+        }
         let installed = self
             .catalog
             .install_unless_rolled_back(Arc::clone(&plugin), ticket);
@@ -236,12 +243,9 @@ impl Swapper {
     async fn load(
         &self,
         candidate: Candidate,
+        settings: Settings,
         ending: &CancellationToken,
     ) -> Option<Result<Plugin, LoadError>> {
-        let settings = plugins::settings(&self.config, candidate.name.as_ref(), candidate.source);
-        if Admission::of(self.config.stage, settings.pin) == Admission::RefuseUnpinned {
-            return Some(Err(candidate.unpinned(self.config.stage)));
-        }
         let place = candidate.place.clone();
         let (loader, ending) = (self.loader.clone(), ending.clone());
         // Parsing a large component takes a while, and these threads keep leases.
@@ -252,6 +256,20 @@ impl Swapper {
             let cause = LoadCause::Host(cause.to_string());
             Some(Err(LoadError::new(place, cause)))
         })
+    }
+
+    /// Keeps a version ready for a rollout.
+    fn offered(&self, plugin: Arc<Plugin>) -> Option<SwapEvent> {
+        let (name, version) = (plugin.name().clone(), Version::of(&plugin));
+        let serving = self.catalog.get(&name).map(|plugin| Version::of(&plugin));
+        if self.catalog.offer(plugin) != Offered::New {
+            return None;
+        }
+        tracing::info!(
+            plugin.name = %name, plugin.digest = %version.digest,
+            "plugin {name} has the candidate {version}"
+        );
+        Some(SwapEvent::offered(&name, serving, version))
     }
 
     fn installed(&self, plugin: &Plugin, installed: Installed, reason: &str) -> Option<SwapEvent> {
@@ -277,16 +295,32 @@ impl Swapper {
     }
 
     fn removed(&self, name: &PluginName) -> Option<SwapEvent> {
+        let held = self.files.lock().remove(name);
+        let withdrawn = held.filter(|digest| self.catalog.withdraw(name, *digest));
+        if self.config.stage == Stage::Development {
+            if let Some(row) = self.decision(name) {
+                self.pass_over(&row);
+            }
+        } else if self.decided_for(name).is_some() {
+            // It serves by decision, not by a file.
+            self.catalog.recovered(name);
+            return withdrawn.map(|digest| withdraw(name, digest));
+        }
         let removed = self.catalog.remove(name);
         self.kept.unmark(name);
+        let swapped = self.back_to_bundled(name, removed, "its file is gone");
+        swapped.or_else(|| withdrawn.map(|digest| withdraw(name, digest)))
+    }
+
+    fn back_to_bundled(&self, name: &PluginName, removed: Removed, why: &str) -> Option<SwapEvent> {
         let before = Version::of(&*removed.before?);
         let now = removed.now.map(|plugin| Version::of(&plugin));
         if now.as_ref().is_some_and(|now| now.digest == before.digest) {
             return None;
         }
         let reason = match &now {
-            Some(bundled) => format!("its file is gone; bundled version {bundled} is back"),
-            None => "its file is gone".to_owned(),
+            Some(bundled) => format!("{why}; bundled version {bundled} is back"),
+            None => why.to_owned(),
         };
         tracing::warn!(plugin.name = %name, "plugin {name} no longer serves as {before}: {reason}");
         Some(SwapEvent::swapped(name, before, now, &reason))
@@ -318,6 +352,12 @@ impl Swapper {
         self.catalog.refused(name, failure.clone());
         SwapEvent::rejected(name.as_str(), serving, digest, failure)
     }
+}
+
+fn withdraw(name: &PluginName, digest: Digest) -> SwapEvent {
+    let why = "its file is gone";
+    tracing::info!(plugin.name = %name, plugin.digest = %digest, "a candidate of {name} is withdrawn: {why}");
+    SwapEvent::withdrawn(name, digest, why)
 }
 
 async fn load_until(
@@ -366,25 +406,5 @@ const fn digest_of(content: &Content) -> Option<Digest> {
     match content {
         Content::Bytes { digest, .. } => Some(*digest),
         Content::TooLarge(_) | Content::Unusable(_) | Content::Gone => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_development_serves_what_nobody_pinned() {
-        let pin = Some(Digest::of(b"x"));
-        for (stage, pin, admission) in [
-            (Stage::Development, None, Admission::Serve),
-            (Stage::Development, pin, Admission::Serve),
-            (Stage::Staging, None, Admission::RefuseUnpinned),
-            (Stage::Staging, pin, Admission::Serve),
-            (Stage::Production, None, Admission::RefuseUnpinned),
-            (Stage::Production, pin, Admission::Serve),
-        ] {
-            assert_eq!(Admission::of(stage, pin), admission, "{stage} {pin:?}");
-        }
     }
 }

@@ -3,11 +3,13 @@
 //! Readers take a snapshot without a lock; a change replaces the snapshot as a
 //! whole. A version that was replaced stays reachable by its digest as long as
 //! somebody holds it: an attempt that was assigned it, or the catalog, which
-//! keeps the latest ones of each name for a way back.
+//! keeps the latest ones of each name for a way back. Beside it wait the
+//! candidates: loaded and ready, and nobody's until a rollout or an operator
+//! names them.
 
 mod previous;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -27,6 +29,9 @@ pub use previous::{
 };
 use previous::{History, Kept};
 
+/// How many candidates of a plugin wait at once; the oldest goes first.
+pub const KEPT_CANDIDATES: usize = 5;
+
 /// The plugins of a host.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -42,6 +47,8 @@ struct Snapshot {
     /// The bundled versions, also those that the operator's replaced.
     bundled: BTreeMap<PluginName, Arc<Plugin>>,
     histories: BTreeMap<PluginName, History>,
+    /// Latest first; each digest once, and never the one that serves.
+    candidates: BTreeMap<PluginName, Vec<Arc<Plugin>>>,
     /// Several where a version was loaded again while attempts held it.
     by_digest: HashMap<Digest, Vec<Weak<Plugin>>>,
     /// What was refused last, until a version of that name is loaded.
@@ -71,8 +78,10 @@ impl From<&LoadError> for Failure {
 pub struct Listed {
     pub name: PluginName,
     /// Absent where nothing of that name could be loaded yet, or it was removed.
-    pub serving: Option<Serving>,
+    pub serving: Option<Version>,
     pub last_failure: Option<Failure>,
+    /// What could serve and does not yet, latest first.
+    pub candidates: Vec<Version>,
     /// What served before, latest first.
     pub previous: Vec<PreviousVersion>,
     /// The version that an operator took out of service, and that its file still
@@ -80,9 +89,9 @@ pub struct Listed {
     pub rolled_back_from: Option<Digest>,
 }
 
-/// The version that serves.
+/// A version that serves, or could.
 #[derive(Debug, Clone, Serialize)]
-pub struct Serving {
+pub struct Version {
     pub version: String,
     pub digest: Digest,
     pub kind: Kind,
@@ -102,6 +111,33 @@ pub enum Installed {
     Replaced(Arc<Plugin>),
     /// The same digest serves already, under the same settings or new ones.
     Same,
+}
+
+/// What became of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offered {
+    New,
+    /// It was one before.
+    Same,
+    /// It serves already.
+    Serves,
+}
+
+/// What becomes of the version that served before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outgoing {
+    /// It may serve again.
+    Succeeded,
+    /// It is out of service: a rollback passes it over.
+    TakenBack,
+}
+
+/// What a promotion or a way back changed.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// `None` where nothing of that name served.
+    pub before: Option<Arc<Plugin>>,
+    pub now: Arc<Plugin>,
 }
 
 /// What a removal changed.
@@ -143,6 +179,17 @@ impl Catalog {
         // The one loaded last first.
         let mut loaded = now.by_digest.get(&digest)?.iter().rev();
         loaded.find_map(Weak::upgrade)
+    }
+
+    /// Every version that could run at once: those that serve, wait as
+    /// candidates, or are kept for a way back.
+    pub fn ready(&self) -> BTreeSet<Digest> {
+        let now = self.now.load();
+        let candidates = now.candidates.values().flatten();
+        let all = now.stable.values().chain(now.bundled.values());
+        let all = all.chain(candidates).map(|plugin| plugin.digest());
+        let kept = now.histories.values().flat_map(History::digests);
+        all.chain(kept).collect()
     }
 
     /// The names of all plugins that serve a route, in order.
@@ -194,6 +241,38 @@ impl Catalog {
         })
     }
 
+    /// Keeps a version ready without letting it serve.
+    pub fn offer(&self, plugin: Arc<Plugin>) -> Offered {
+        self.change(|next| next.offer(plugin))
+    }
+
+    /// Forgets a candidate; whether there was one.
+    pub fn withdraw(&self, name: &PluginName, digest: Digest) -> bool {
+        self.change(|next| next.withdraw(name, digest))
+    }
+
+    /// Lets a version serve that is ready: a candidate, one that served before,
+    /// or the bundled one. `None` where there is no such version, or it serves
+    /// already.
+    pub fn serve_ready(
+        &self,
+        name: &PluginName,
+        digest: Digest,
+        before_is: Outgoing,
+    ) -> Option<Served> {
+        self.change(|next| {
+            let now = next.ready(name, digest)?;
+            let before = next.stable.get(name).cloned();
+            next.serve(Arc::clone(&now));
+            let history = next.histories.entry(name.clone()).or_default();
+            match before_is {
+                Outgoing::TakenBack => history.rolled_back(before.as_deref()),
+                Outgoing::Succeeded => history.succeeded(),
+            }
+            Some(Served { before, now })
+        })
+    }
+
     /// Takes the operator's version of a plugin out of service; a bundled one of
     /// that name comes back.
     pub fn remove(&self, name: &PluginName) -> Removed {
@@ -242,6 +321,15 @@ impl Catalog {
         });
     }
 
+    /// Forgets that a rollback is in force.
+    pub fn end_rollback(&self, name: &PluginName) {
+        self.change(|next| {
+            if let Some(history) = next.histories.get_mut(name) {
+                history.forget_rollback();
+            }
+        });
+    }
+
     /// The digest that an operator took out of service and that must not come
     /// back by itself.
     pub fn rolled_back_from(&self, name: &PluginName) -> Option<Digest> {
@@ -264,6 +352,7 @@ impl Catalog {
         let kept = now.histories.iter().filter(|(_, h)| !h.is_empty());
         let kept = kept.map(|(name, _)| name);
         let mut names: Vec<&PluginName> = now.stable.keys().chain(now.failures.keys()).collect();
+        names.extend(now.candidates.keys());
         names.extend(kept);
         names.sort();
         names.dedup();
@@ -271,8 +360,13 @@ impl Catalog {
             let history = now.histories.get(name);
             Listed {
                 name: name.clone(),
-                serving: now.stable.get(name).map(|plugin| serving(plugin)),
+                serving: now.stable.get(name).map(|plugin| version(plugin)),
                 last_failure: now.failures.get(name).cloned(),
+                candidates: now
+                    .candidates
+                    .get(name)
+                    .map(|all| all.iter().map(|plugin| version(plugin)).collect())
+                    .unwrap_or_default(),
                 previous: history.map(History::list).unwrap_or_default(),
                 rolled_back_from: history.and_then(History::rolled_back_from),
             }
@@ -304,15 +398,62 @@ impl Snapshot {
         self.serve(plugin)
     }
 
+    fn offer(&mut self, plugin: Arc<Plugin>) -> Offered {
+        let (name, digest) = (plugin.name().clone(), plugin.digest());
+        self.failures.remove(&name);
+        let serving = self.stable.get(&name);
+        if serving.is_some_and(|serving| serving.digest() == digest) {
+            return Offered::Serves;
+        }
+        self.register(&plugin);
+        let candidates = self.candidates.entry(name).or_default();
+        let known = candidates.len();
+        candidates.retain(|candidate| candidate.digest() != digest);
+        let is_new = candidates.len() == known;
+        candidates.insert(0, plugin);
+        candidates.truncate(KEPT_CANDIDATES);
+        if is_new { Offered::New } else { Offered::Same }
+    }
+
+    fn withdraw(&mut self, name: &PluginName, digest: Digest) -> bool {
+        let Some(candidates) = self.candidates.get_mut(name) else {
+            return false;
+        };
+        let known = candidates.len();
+        candidates.retain(|candidate| candidate.digest() != digest);
+        let found = candidates.len() < known;
+        if candidates.is_empty() {
+            self.candidates.remove(name);
+        }
+        found
+    }
+
+    /// A version that does not serve and could.
+    fn ready(&self, name: &PluginName, digest: Digest) -> Option<Arc<Plugin>> {
+        let serving = self.stable.get(name);
+        if serving.is_some_and(|serving| serving.digest() == digest) {
+            return None;
+        }
+        let candidates = self.candidates.get(name).into_iter().flatten();
+        let mut others = candidates.chain(self.bundled.get(name));
+        let found = others.find(|plugin| plugin.digest() == digest);
+        let kept = || self.histories.get(name)?.get(digest);
+        found.cloned().or_else(kept)
+    }
+
+    /// Has a version found by its digest for as long as somebody holds it.
+    fn register(&mut self, plugin: &Arc<Plugin>) {
+        let loaded = self.by_digest.entry(plugin.digest()).or_default();
+        let is_known = |weak: &Weak<Plugin>| weak.as_ptr() == Arc::as_ptr(plugin);
+        if !loaded.iter().any(is_known) {
+            loaded.push(Arc::downgrade(plugin));
+        }
+    }
+
     fn serve(&mut self, plugin: Arc<Plugin>) -> Installed {
         let (name, digest) = (plugin.name().clone(), plugin.digest());
-        let loaded = self.by_digest.entry(digest).or_default();
-        if !loaded
-            .iter()
-            .any(|weak| weak.as_ptr() == Arc::as_ptr(&plugin))
-        {
-            loaded.push(Arc::downgrade(&plugin));
-        }
+        self.register(&plugin);
+        self.withdraw(&name, digest);
         let history = self.histories.entry(name.clone()).or_default();
         history.forget(digest);
         match self.stable.insert(name, plugin) {
@@ -359,9 +500,9 @@ impl Snapshot {
     }
 }
 
-fn serving(plugin: &Plugin) -> Serving {
+fn version(plugin: &Plugin) -> Version {
     let descriptor = plugin.descriptor();
-    Serving {
+    Version {
         version: descriptor.version.to_string(),
         digest: plugin.digest(),
         kind: plugin.kind(),

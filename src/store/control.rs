@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::cells::{Cells, Columns, Step};
 use crate::breaker::{Cause, Evidence, RealPath, State};
-use crate::control::{ApprovalRow, Controls, Decider, FlagRow, PauseRow, Reason};
+use crate::control::{ApprovalRow, Controls, Decider, FlagRow, PauseRow, Reason, ServingRow};
 use crate::event::NewEvent;
 use crate::route::RouteKey;
 
@@ -87,6 +87,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
         pauses: Vec<Value>,
         approvals: Vec<Value>,
         breakers: Vec<Value>,
+        serving: Vec<Value>,
     }
     let text = cells.required_text("controls")?;
     let tables: Tables = serde_json::from_str(&text)
@@ -96,6 +97,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
     let pauses = readable::<PauseRow>("executor_pauses", tables.pauses, &mut unreadable);
     let approvals = readable("executor_approvals", tables.approvals, &mut unreadable);
     let breakers = readable("executor_breakers", tables.breakers, &mut unreadable);
+    let serving = readable::<ServingRow>("executor_serving", tables.serving, &mut unreadable);
     Ok(Controls {
         flags: flags
             .into_iter()
@@ -107,6 +109,10 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
             .collect(),
         approvals,
         breakers,
+        serving: serving
+            .into_iter()
+            .map(|row| (row.plugin.clone(), row))
+            .collect(),
         unreadable,
     })
 }
@@ -118,7 +124,7 @@ fn readable<T: DeserializeOwned>(
 ) -> Vec<T> {
     let mut read = Vec::with_capacity(rows.len());
     for row in rows {
-        let key = ["route", "id"].map(|column| row.get(column).map(Value::to_string));
+        let key = ["route", "id", "plugin"].map(|column| row.get(column).map(Value::to_string));
         match serde_json::from_value(row) {
             Ok(row) => read.push(row),
             Err(cause) => {

@@ -51,7 +51,7 @@ use super::{
 };
 use crate::attempt::Fence;
 use crate::breaker::RealPath;
-use crate::control::{ApprovalRow, Controls, Decided, Decision, Revoked};
+use crate::control::{ApprovalRow, Controls, Decided, Decision, Revoked, ServingOrder};
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
@@ -278,6 +278,11 @@ impl Store for PostgresStore {
         decision: &Decision,
     ) -> Result<Decided> {
         self.named(control::set_flag(self, route, to, decision))
+            .await
+    }
+
+    async fn set_serving(&self, order: &ServingOrder, decision: &Decision) -> Result<Decided> {
+        self.named(control::set_serving(self, order, decision))
             .await
     }
 

@@ -6,7 +6,7 @@ use super::{ArtifactRow, AttemptRow, Depth, HostRow, Latency, audit};
 use crate::attempt::Kind;
 use crate::event::Event;
 use crate::gate::{Ended, How};
-use crate::ids::TraceId;
+use crate::ids::{Digest, TraceId};
 use crate::route::{Route, RouteKey};
 use crate::selection::Side;
 use crate::task::{Status, TaskRow};
@@ -112,7 +112,14 @@ pub(super) fn host<R: Columns>(cells: &Cells<'_, R>) -> Step<HostRow> {
         started_at: cells.required_instant("started_at")?,
         seen_at: cells.required_instant("seen_at")?,
         silent_ms: cells.count("silent_ms")?,
+        digests: digests(cells)?,
     })
+}
+
+/// Another build of the host may write what this one cannot read.
+fn digests<R: Columns>(cells: &Cells<'_, R>) -> Step<Vec<Digest>> {
+    let texts: Vec<String> = cells.json_or_default("digests")?;
+    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
 }
 
 pub(super) fn depth<R: Columns>(cells: &Cells<'_, R>) -> Step<Depth> {

@@ -7,3 +7,4 @@ mod hosts;
 mod outages;
 mod pauses;
 mod pipelines;
+mod versions;

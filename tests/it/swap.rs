@@ -2,6 +2,7 @@
 
 mod audit;
 mod catalog;
+mod decided;
 mod directory;
 mod harness;
 mod patterns;

@@ -105,6 +105,18 @@ fn table(plugins: &[PluginView]) -> String {
         }
         row.push(state(plugin));
         table.add_row(row);
+        for version in &plugin.candidates {
+            let row = [
+                "",
+                &version.version,
+                &format!("{:?}", version.kind).to_lowercase(),
+                "",
+                "",
+                &short(version.digest),
+                "candidate",
+            ];
+            table.add_row(row.map(str::to_owned));
+        }
         for version in &plugin.previous {
             let note = if version.rolled_back {
                 "rolled back"

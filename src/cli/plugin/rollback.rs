@@ -26,10 +26,22 @@ pub async fn roll_back(
     let path = format!("/api/plugins/{name}/rollback");
     let done: RollbackView = host.post(&path, &order).await?;
     context.output.answer("plugin-rollback", &done, || {
-        format!(
-            "{name} serves as {} ({}) again\nit stays so until its file changes; `cogo-host trace {}` shows who and why",
-            done.to.version, done.to.digest, done.trace_id
-        )
+        let mut lines = format!(
+            "{name} serves as {} ({}) again",
+            done.to.version, done.to.digest
+        );
+        if let Some(trace) = &done.trace_id {
+            lines +=
+                &format!("\n`cogo-host trace {trace}` shows who, why, and each host that follows");
+        }
+        lines
     })?;
+    if let Some(problem) = &done.problem {
+        let problem = format!("only the host that was asked went back: {problem}");
+        return Err(
+            Failure::message(Exit::Unavailable, "not_everywhere", problem)
+                .hint("run the command again once the database answers"),
+        );
+    }
     Ok(Exit::Ok)
 }

@@ -8,7 +8,10 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::event::{NewEvent, PLUGIN_LOADED, PLUGIN_REJECTED, PLUGIN_ROLLED_BACK, PLUGIN_SWAPPED};
+use crate::control::{ServingCause, ServingOrder, ServingRow};
+use crate::event::{
+    NewEvent, PLUGIN_LOADED, PLUGIN_REJECTED, PLUGIN_ROLLED_BACK, PLUGIN_SWAPPED, PLUGIN_WITHDRAWN,
+};
 use crate::ids::{Digest, HolderId, PluginName, TraceId};
 use crate::plugin::catalog::{Failure, RolledBack};
 use crate::plugin::load::{Plugin, Source};
@@ -62,8 +65,43 @@ pub struct SwapEvent {
 impl SwapEvent {
     pub(super) fn loaded(name: &PluginName, to: Version) -> Self {
         Self::new(PLUGIN_LOADED, name.as_str(), Actor::Directory)
+            .with("state", &"serving")
             .with("from", &Value::Null)
             .with("to", &to)
+    }
+
+    /// A version that is ready and waits for a rollout.
+    pub(super) fn offered(name: &PluginName, serving: Option<Version>, offered: Version) -> Self {
+        Self::new(PLUGIN_LOADED, name.as_str(), Actor::Directory)
+            .with("state", &"candidate")
+            .with("from", &serving)
+            .with("to", &offered)
+    }
+
+    pub(super) fn withdrawn(name: &PluginName, digest: Digest, reason: &str) -> Self {
+        Self::new(PLUGIN_WITHDRAWN, name.as_str(), Actor::Directory)
+            .with("digest", &digest)
+            .because(reason)
+    }
+
+    /// This host follows what was decided on the bus, in the same trace.
+    pub(super) fn followed(
+        name: &PluginName,
+        from: Option<Version>,
+        to: Version,
+        row: &ServingRow,
+    ) -> Self {
+        let verb = match row.cause {
+            ServingCause::Promotion => "promoted it",
+            ServingCause::Rollback => "rolled back to it",
+        };
+        let actor = Actor::Operator(row.actor.clone());
+        let mut event = Self::new(PLUGIN_SWAPPED, name.as_str(), actor)
+            .with("from", &from)
+            .with("to", &to)
+            .because(&format!("{} {verb}", row.actor));
+        event.trace_id = row.trace_id.clone();
+        event
     }
 
     pub(super) fn swapped(
@@ -105,6 +143,22 @@ impl SwapEvent {
             .with("from", &from)
             .with("to", &Version::of(&rolled_back.to))
             .because(reason.unwrap_or(NO_REASON))
+    }
+
+    /// The same as an order to all hosts.
+    pub fn order(name: &PluginName, rolled_back: &RolledBack, holder: &HolderId) -> ServingOrder {
+        let from = rolled_back.from.as_deref().map(Version::of);
+        let to = Version::of(&rolled_back.to);
+        let cause = ServingCause::Rollback;
+        ServingOrder {
+            plugin: name.clone(),
+            to: Some((to.digest, cause)),
+            facts: Map::from_iter([
+                ("from".to_owned(), json!(from)),
+                ("to".to_owned(), json!(to)),
+                ("host".to_owned(), json!(holder.as_str())),
+            ]),
+        }
     }
 
     fn new(event_type: &'static str, name: &str, actor: Actor) -> Self {

@@ -9,13 +9,16 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, PluginName};
+use crate::ids::{Digest, PluginName, TraceId};
+use crate::plugin::catalog::KEPT_VERSIONS;
 
 const MARK: &str = "rollback.json";
+const PASSED_OVER: &str = "passed_over.json";
 
 /// The versions kept on disk.
 #[derive(Debug, Clone)]
@@ -24,11 +27,15 @@ pub(super) struct KeptVersions {
 }
 
 /// A rollback that is in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// What the plugin's file held.
     pub(super) from: Digest,
     pub(super) to: Digest,
+    /// The decision on the bus that it follows; without one, this host alone was
+    /// rolled back.
+    #[serde(default)]
+    pub(super) decision: Option<TraceId>,
 }
 
 impl KeptVersions {
@@ -43,7 +50,7 @@ impl KeptVersions {
         self.of(name).join(format!("{}.wasm", digest.hex()))
     }
 
-    /// Keeps a component, and of the others of that name only these.
+    /// Keeps a component, and of the others of that name these and the latest.
     pub(super) fn keep(&self, name: &PluginName, digest: Digest, bytes: &[u8], others: &[Digest]) {
         let kept = || -> io::Result<()> {
             let path = self.path(name, digest);
@@ -67,8 +74,8 @@ impl KeptVersions {
         (Digest::of(&bytes) == digest).then(|| bytes.into())
     }
 
-    pub(super) fn mark(&self, name: &PluginName, mark: Mark) {
-        let text = serde_json::to_vec(&mark).map_err(io::Error::other);
+    pub(super) fn mark(&self, name: &PluginName, mark: &Mark) {
+        let text = serde_json::to_vec(mark).map_err(io::Error::other);
         let marked = text.and_then(|text| put(&self.of(name).join(MARK), &text));
         told(name, "its rollback will not outlive the host", marked);
     }
@@ -91,6 +98,23 @@ impl KeptVersions {
         serde_json::from_slice(&text).ok()
     }
 
+    /// Remembers that a decision on the bus is not followed here, since somebody
+    /// changed the plugin's file after it.
+    pub(super) fn pass_over(&self, name: &PluginName, decision: &TraceId) {
+        let text = serde_json::to_vec(decision).map_err(io::Error::other);
+        let written = text.and_then(|text| put(&self.of(name).join(PASSED_OVER), &text));
+        told(
+            name,
+            "the next host will not know what its file overrides",
+            written,
+        );
+    }
+
+    pub(super) fn passed_over(&self, name: &PluginName) -> Option<TraceId> {
+        let text = fs::read(self.of(name).join(PASSED_OVER)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     fn of(&self, name: &PluginName) -> PathBuf {
         self.directory.join(name.as_str())
     }
@@ -102,12 +126,19 @@ impl KeptVersions {
     }
 
     fn prune(&self, name: &PluginName, stays: impl Fn(&Path) -> bool) -> io::Result<()> {
+        let mut others: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(self.of(name))? {
-            let path = entry?.path();
+            let entry = entry?;
+            let path = entry.path();
             let is_component = path.extension().is_some_and(|e| e == "wasm");
             if is_component && !stays(&path) {
-                fs::remove_file(path)?;
+                others.push((entry.metadata()?.modified()?, path));
             }
+        }
+        others.sort();
+        let (latest, too_many) = (KEPT_VERSIONS, others.len());
+        for (_, path) in others.into_iter().take(too_many.saturating_sub(latest)) {
+            fs::remove_file(path)?;
         }
         Ok(())
     }
@@ -147,15 +178,25 @@ mod tests {
         fs::write(kept.path(&name, digests[1]), "twO").unwrap();
         assert_eq!(kept.component(&name, digests[1]), None);
 
-        kept.keep(&name, digests[2], versions[2], &digests[..1]);
+        // Long ago, as all that follow are later.
+        for n in [0, 1] {
+            let file = fs::File::open(kept.path(&name, digests[n])).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        for n in 0..KEPT_VERSIONS {
+            let bytes = [b'v', u8::try_from(n).unwrap()];
+            kept.keep(&name, Digest::of(&bytes), &bytes, &digests[..1]);
+        }
         assert!(!kept.path(&name, digests[1]).exists());
         assert!(kept.component(&name, digests[0]).is_some());
+        assert!(kept.component(&name, digests[2]).is_some());
 
         let mark = Mark {
             from: digests[2],
             to: digests[0],
+            decision: None,
         };
-        kept.mark(&name, mark);
+        kept.mark(&name, &mark);
         assert_eq!(kept.marked(&name), Some(mark));
         kept.unmark(&name);
         kept.unmark(&name);

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::kept::Mark;
-use super::{SwapEvent, Swapper, Version};
+use super::{SwapEvent, Swapper, Version, plugins};
 use crate::ids::{Digest, PluginName};
 use crate::plugin::catalog::{DigestPrefix, RollbackError, RolledBack};
-use crate::plugin::load::{Candidate, LoadCause, LoadError, Source};
+use crate::plugin::load::{Candidate, LoadCause, LoadError, Plugin, Settings, Source};
 
 impl Swapper {
     /// Puts an earlier version of a plugin back into service, at once. It stays
@@ -24,9 +24,19 @@ impl Swapper {
         to: Option<&DigestPrefix>,
     ) -> Result<RolledBack, RollbackError> {
         let rolled_back = self.catalog.roll_back(name, to)?;
-        if let Some(from) = &rolled_back.from {
-            let (from, to) = (from.digest(), rolled_back.to.digest());
-            self.kept.mark(name, Mark { from, to });
+        let to = rolled_back.to.digest();
+        // What was decided before is over; what follows from this comes by the bus.
+        if let Some(row) = self.decision(name).filter(|row| row.digest != to) {
+            self.pass_over(&row);
+        }
+        let file = self.files.lock().get(name).copied();
+        let from = file.or(rolled_back.from.as_deref().map(Plugin::digest));
+        match from.filter(|from| *from != to) {
+            Some(from) => {
+                let decision = None;
+                self.kept.mark(name, &Mark { from, to, decision });
+            }
+            None => self.kept.unmark(name),
         }
         let version = Version::of(&rolled_back.to);
         tracing::warn!(
@@ -71,7 +81,11 @@ impl Swapper {
             source: Source::Directory,
             place,
         };
-        let loaded = self.load(candidate, ending).await?;
+        let settings = Settings {
+            pin: Some(mark.to),
+            ..plugins::settings(&self.config, Some(name), Source::Directory)
+        };
+        let loaded = self.load(candidate, settings, ending).await?;
         let event = match loaded {
             Ok(plugin) => {
                 let plugin = Arc::new(plugin);
@@ -84,19 +98,29 @@ impl Swapper {
         event
     }
 
-    /// Keeps a version that is about to serve, for rollbacks that outlive the
-    /// host; an earlier rollback is over.
+    /// An earlier rollback is over.
+    pub(super) async fn end_rollback(&self, name: &PluginName) {
+        let (kept, name) = (self.kept.clone(), name.clone());
+        let ending = tokio::task::spawn_blocking(move || kept.unmark(&name));
+        if let Err(cause) = ending.await {
+            tracing::error!("a rollback could not be ended: {cause}");
+        }
+    }
+
+    /// Keeps a version that is about to serve or to wait, for what outlives the
+    /// host.
     pub(super) async fn keep(&self, name: &PluginName, digest: Digest, bytes: Bytes) {
         let listed = self.catalog.list().into_iter();
         let mut listed = listed.filter(|listed| listed.name == *name);
         let mut others = Vec::new();
         if let Some(listed) = listed.next() {
             others.extend(listed.previous.iter().map(|version| version.digest));
+            others.extend(listed.candidates.iter().map(|version| version.digest));
             others.extend(listed.serving.map(|serving| serving.digest));
+            others.extend(self.decided_for(name));
         }
         let (kept, name) = (self.kept.clone(), name.clone());
         let keeping = tokio::task::spawn_blocking(move || {
-            kept.unmark(&name);
             kept.keep(&name, digest, &bytes, &others);
         });
         if let Err(cause) = keeping.await {

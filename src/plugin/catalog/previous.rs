@@ -123,6 +123,21 @@ impl History {
         self.rolled_back_from
     }
 
+    /// A decision from outside let another version serve, and takes nothing back.
+    pub(super) const fn succeeded(&mut self) {
+        self.rollbacks += 1;
+        self.rolled_back_from = None;
+    }
+
+    pub(super) fn digests(&self) -> impl Iterator<Item = Digest> {
+        self.kept.iter().map(|kept| kept.plugin.digest())
+    }
+
+    pub(super) fn get(&self, digest: Digest) -> Option<Arc<Plugin>> {
+        let mut kept = self.kept.iter().map(|kept| &kept.plugin);
+        kept.find(|plugin| plugin.digest() == digest).cloned()
+    }
+
     /// Something new serves: whatever was rolled back is history.
     pub(super) const fn forget_rollback(&mut self) {
         self.rolled_back_from = None;

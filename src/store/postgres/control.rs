@@ -6,8 +6,11 @@ use super::connection::Turn;
 use super::enqueue::insert_events;
 use super::row::{clean, micros, ms_since};
 use super::{PgCells, PostgresStore, Step};
-use crate::control::{self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked};
+use crate::control::{
+    self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked, ServingOrder,
+};
 use crate::event::NewEvent;
+use crate::ids::Digest;
 use crate::route::RouteKey;
 use crate::selection::ApprovalId;
 use crate::store::NewApproval;
@@ -51,6 +54,12 @@ SELECT json_build_object(
     ")
       ) || coalesce(cause, '{}') ORDER BY plugin, route), '[]')
     FROM executor_breakers
+  ),
+  'serving', (
+    SELECT coalesce(json_agg(serving), '[]')
+    FROM (
+      SELECT plugin, digest, cause, actor, reason, trace_id, changed_at FROM executor_serving
+    ) AS serving
   )
 )::text AS controls"
 );
@@ -65,6 +74,17 @@ SET enabled = excluded.enabled, actor = excluded.actor, reason = excluded.reason
     changed_at = excluded.changed_at";
 
 const UNSET_FLAG: &str = "DELETE FROM executor_flags WHERE route = $1";
+
+const READ_SERVING: &str = "SELECT digest FROM executor_serving WHERE plugin = $1";
+
+const SET_SERVING: &str = "
+INSERT INTO executor_serving (plugin, digest, cause, actor, reason, trace_id, changed_at)
+VALUES ($1, $2, $3, $4, $5, $6, now())
+ON CONFLICT (plugin) DO UPDATE
+SET digest = excluded.digest, cause = excluded.cause, actor = excluded.actor,
+    reason = excluded.reason, trace_id = excluded.trace_id, changed_at = excluded.changed_at";
+
+const UNSET_SERVING: &str = "DELETE FROM executor_serving WHERE plugin = $1";
 
 const PAUSE: &str = "
 INSERT INTO executor_pauses (route, actor, reason)
@@ -189,6 +209,43 @@ pub(super) async fn set_flag(
     query.execute(turn.conn()).await?;
     let reason = decision.reason.as_ref();
     let event = control::flag_changed(route, (from, to), &deciding.actor, reason);
+    deciding.decide(event).await
+}
+
+pub(super) async fn set_serving(
+    store: &PostgresStore,
+    order: &ServingOrder,
+    decision: &Decision,
+) -> Step<Decided> {
+    let mut deciding = Deciding::begin(store, lock!("executor_serving"), &decision.by).await?;
+    let turn = &mut deciding.turn;
+    let query = turn.query(READ_SERVING).bind(order.plugin.as_str());
+    let before = query.fetch_optional(turn.conn()).await?;
+    let from: Option<Digest> = match &before {
+        // Whatever somebody wrote by hand is replaced.
+        Some(row) => PgCells::of("executor_serving", row)
+            .required_text("digest")?
+            .parse()
+            .ok(),
+        None => None,
+    };
+    if from == order.to.map(|(digest, _)| digest) {
+        return deciding.already().await;
+    }
+    let reason = decision.reason.as_ref();
+    let event = control::serving_changed(order, from, &deciding.actor, reason);
+    let query = match &order.to {
+        Some((digest, cause)) => turn
+            .query(SET_SERVING)
+            .bind(order.plugin.as_str())
+            .bind(digest.to_string())
+            .bind(cause.as_str())
+            .bind(&deciding.actor)
+            .bind(text(reason))
+            .bind(event.trace_id.as_str()),
+        None => turn.query(UNSET_SERVING).bind(order.plugin.as_str()),
+    };
+    query.execute(turn.conn()).await?;
     deciding.decide(event).await
 }
 

@@ -10,10 +10,10 @@ WITH silent AS (
   DELETE FROM executor_hosts
   WHERE seen_at < now() - interval '1 day' AND holder <> $1
 )
-INSERT INTO executor_hosts (holder, name, stage, version, api)
-VALUES ($1, $2, $3, $4, $5)
+INSERT INTO executor_hosts (holder, name, stage, version, api, digests)
+VALUES ($1, $2, $3, $4, $5, $6::jsonb)
 ON CONFLICT (holder) DO UPDATE
-SET stage = excluded.stage, api = excluded.api, seen_at = now()";
+SET stage = excluded.stage, api = excluded.api, digests = excluded.digests, seen_at = now()";
 
 const LEAVE: &str = "
 WITH waiter AS (DELETE FROM executor_waiters WHERE holder = $1)
@@ -22,7 +22,7 @@ WHERE holder = $1";
 
 const SELECT: &str = concat!(
     "
-SELECT holder, name, stage, version, api, started_at, seen_at, ",
+SELECT holder, name, stage, version, api, started_at, seen_at, digests::text AS digests, ",
     ms_since!("seen_at"),
     " AS silent_ms
 FROM executor_hosts
@@ -37,7 +37,8 @@ pub(super) async fn beat(store: &PostgresStore, host: &HostBeat<'_>) -> Step<()>
         .bind(clean(host.name))
         .bind(host.stage.as_str())
         .bind(host.version)
-        .bind(host.api);
+        .bind(host.api)
+        .bind(serde_json::to_string(host.digests)?);
     query.execute(turn.conn()).await?;
     turn.finish().await
 }

@@ -7,8 +7,11 @@ use super::connection::Writer;
 use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step, modifier};
-use crate::control::{self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked};
+use crate::control::{
+    self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked, ServingOrder,
+};
 use crate::event::NewEvent;
+use crate::ids::Digest;
 use crate::route::RouteKey;
 use crate::selection::ApprovalId;
 use crate::store::NewApproval;
@@ -63,6 +66,11 @@ SELECT json_object(
     ms_until!("probe_until"),
     "), coalesce(cause, '{}')))
     FROM (SELECT * FROM executor_breakers ORDER BY plugin, route)
+  ),
+  'serving', (
+    SELECT json_group_array(json_object('plugin', plugin, 'digest', digest, 'cause', cause,
+      'actor', actor, 'reason', reason, 'trace_id', trace_id, 'changed_at', changed_at))
+    FROM executor_serving
   )
 ) AS controls"
 );
@@ -77,6 +85,17 @@ SET enabled = excluded.enabled, actor = excluded.actor, reason = excluded.reason
     changed_at = excluded.changed_at";
 
 const UNSET_FLAG: &str = "DELETE FROM executor_flags WHERE route = ?1";
+
+const READ_SERVING: &str = "SELECT digest FROM executor_serving WHERE plugin = ?1";
+
+const SET_SERVING: &str = "
+INSERT INTO executor_serving (plugin, digest, cause, actor, reason, trace_id)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+ON CONFLICT (plugin) DO UPDATE
+SET digest = excluded.digest, cause = excluded.cause, actor = excluded.actor,
+    reason = excluded.reason, trace_id = excluded.trace_id, changed_at = excluded.changed_at";
+
+const UNSET_SERVING: &str = "DELETE FROM executor_serving WHERE plugin = ?1";
 
 const PAUSE: &str = "
 INSERT INTO executor_pauses (route, actor, reason)
@@ -195,6 +214,44 @@ pub(super) async fn set_flag(
     };
     query.execute(deciding.conn()?).await?;
     let event = control::flag_changed(route, (from, to), &actor, decision.reason.as_ref());
+    deciding.decide(event).await
+}
+
+pub(super) async fn set_serving(
+    store: &SqliteStore,
+    order: &ServingOrder,
+    decision: &Decision,
+) -> Step<Decided> {
+    let mut deciding = Deciding::begin(store, &decision.by).await?;
+    let before = sqlx::query(READ_SERVING)
+        .bind(order.plugin.as_str())
+        .fetch_optional(deciding.conn()?)
+        .await?;
+    let from: Option<Digest> = match &before {
+        // Whatever somebody wrote by hand is replaced.
+        Some(row) => Cells::of("executor_serving", row)
+            .required_text("digest")?
+            .parse()
+            .ok(),
+        None => None,
+    };
+    if from == order.to.map(|(digest, _)| digest) {
+        return deciding.already().await;
+    }
+    let reason = decision.reason.as_ref();
+    let event = control::serving_changed(order, from, &deciding.actor, reason);
+    let actor = deciding.actor.clone();
+    let query = match &order.to {
+        Some((digest, cause)) => sqlx::query(SET_SERVING)
+            .bind(order.plugin.as_str())
+            .bind(digest.to_string())
+            .bind(cause.as_str())
+            .bind(&actor)
+            .bind(text(reason))
+            .bind(event.trace_id.as_str()),
+        None => sqlx::query(UNSET_SERVING).bind(order.plugin.as_str()),
+    };
+    query.execute(deciding.conn()?).await?;
     deciding.decide(event).await
 }
 

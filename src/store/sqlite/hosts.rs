@@ -6,11 +6,12 @@ use crate::ids::HolderId;
 use crate::store::{HostBeat, HostRow, rows};
 
 const BEAT: &str = "
-INSERT INTO executor_hosts (holder, name, stage, version, api)
-VALUES (?1, ?2, ?3, ?4, ?5)
+INSERT INTO executor_hosts (holder, name, stage, version, api, digests)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT (holder) DO UPDATE
 SET stage = excluded.stage,
     api = excluded.api,
+    digests = excluded.digests,
     seen_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
 
 const FORGET_SILENT: &str = "
@@ -20,7 +21,7 @@ WHERE seen_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 day')";
 const LEAVE: &str = "DELETE FROM executor_hosts WHERE holder = ?1";
 
 const SELECT: &str = "
-SELECT holder, name, stage, version, api, started_at, seen_at,
+SELECT holder, name, stage, version, api, started_at, seen_at, digests,
   CAST(round((julianday('now') - julianday(seen_at)) * 86400000.0) AS INTEGER) AS silent_ms
 FROM executor_hosts
 ORDER BY name, started_at";
@@ -35,6 +36,7 @@ pub(super) async fn beat(store: &SqliteStore, host: &HostBeat<'_>) -> Step<()> {
         .bind(host.stage.as_str())
         .bind(host.version)
         .bind(host.api)
+        .bind(serde_json::to_string(host.digests)?)
         .execute(&mut *conn)
         .await?;
     sqlx::query(FORGET_SILENT).execute(conn).await?;

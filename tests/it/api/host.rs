@@ -253,6 +253,7 @@ impl HostFacts for Facts {
             serving: None,
             last_error: Some("P110: not a component".to_owned()),
             hint: Some("copy or build it again".to_owned()),
+            candidates: Vec::new(),
             previous: Vec::new(),
             rolled_back_from: None,
             down_on: Vec::new(),
@@ -271,6 +272,7 @@ impl HostFacts for Facts {
                 serving: Some(serving),
                 last_error: None,
                 hint: None,
+                candidates: Vec::new(),
                 previous: vec![PreviousView {
                     version: "1.2.4".to_owned(),
                     digest: Digest::of(b"newer"),
@@ -310,8 +312,9 @@ impl HostFacts for Facts {
 #[derive(Default)]
 pub struct Operator(pub Mutex<Vec<RollbackOrder>>);
 
+#[async_trait]
 impl PluginOperator for Operator {
-    fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError> {
+    async fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError> {
         self.0.lock().push(order.clone());
         let PluginVersion {
             name,
@@ -332,7 +335,9 @@ impl PluginOperator for Operator {
                 plugin: name,
                 from: None,
                 to: VersionView { version, digest },
-                trace_id: "0123456789abcdef".parse::<TraceId>().unwrap(),
+                everywhere: true,
+                problem: None,
+                trace_id: Some("0123456789abcdef".parse::<TraceId>().unwrap()),
             }),
         }
     }

@@ -28,7 +28,8 @@ async fn a_rollback_says_who_and_why() {
     assert_eq!(done.json()["to"]["version"], "1.2.3");
     let orders = api.operator.0.lock();
     assert_eq!(orders[0].actor, "anna");
-    assert_eq!(orders[0].reason.as_deref(), Some("too slow"));
+    let reason = orders[0].reason.as_ref();
+    assert_eq!(reason.unwrap().as_str(), "too slow");
     assert_eq!(orders[0].to, None);
 }
 

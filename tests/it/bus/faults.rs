@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cogo_host::attempt::Fence;
 use cogo_host::breaker::RealPath;
-use cogo_host::control::{ApprovalRow, Controls, Decided, Decision, Revoked};
+use cogo_host::control::{ApprovalRow, Controls, Decided, Decision, Revoked, ServingOrder};
 use cogo_host::event::{Event, NewEvent};
 use cogo_host::finding::Finding;
 use cogo_host::gate::{Evidence, Scope};
@@ -363,6 +363,10 @@ impl Store for Faults {
 
     async fn beat(&self, host: &HostBeat<'_>) -> Result<()> {
         self.inner.beat(host).await
+    }
+
+    async fn set_serving(&self, order: &ServingOrder, decision: &Decision) -> Result<Decided> {
+        self.inner.set_serving(order, decision).await
     }
 
     async fn leave(&self, holder: &HolderId) -> Result<()> {

@@ -101,6 +101,23 @@ impl Member {
         self.here.run(args)
     }
 
+    /// Runs a command that asks this host.
+    pub fn ask(&self, args: &[&str]) -> Finished {
+        let api = &self.host.as_ref().unwrap().api;
+        let port = api.rsplit(':').next().unwrap();
+        let output = self.here.command(args).env("PORT", port).output();
+        Finished::new(args, output.unwrap())
+    }
+
+    /// What its API answers to a GET without a token.
+    pub fn get(&self, path: &str) -> serde_json::Value {
+        self.host.as_ref().unwrap().get(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.here.path()
+    }
+
     /// The name of this life in `claimed_by`.
     pub fn holder(&self) -> String {
         self.host.as_ref().unwrap().holder.clone()

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use cogo_host::control::{Controls, Decided, Decider, Decision, Revoked};
+use cogo_host::control::{
+    Controls, Decided, Decider, Decision, Revoked, ServingCause, ServingOrder,
+};
 use cogo_host::event::Event;
+use cogo_host::ids::Digest;
 use cogo_host::selection::ApprovalId;
 use cogo_host::store::{EventFilter, NewApproval};
+use serde_json::json;
 
 use crate::support::bed::Bed;
 use crate::support::hand::{BUILD_TEST, DOCS, key};
@@ -13,6 +17,7 @@ use crate::support::hand::{BUILD_TEST, DOCS, key};
 conformance!(
     nothing_is_decided_at_first,
     a_flag_is_set_changed_and_left_alone_again,
+    a_version_serves_until_another_is_decided,
     a_pause_lasts_until_it_is_taken_back,
     an_approval_is_in_force_until_it_is_over,
     an_approval_is_revoked_once,
@@ -107,6 +112,61 @@ async fn a_flag_is_set_changed_and_left_alone_again(bed: &Bed) {
     );
     assert_eq!(events[0].trace_id.as_deref(), Some(trace_id.as_str()));
     assert_eq!(events[0].reason.as_deref(), Some("try it"));
+}
+
+async fn a_version_serves_until_another_is_decided(bed: &Bed) {
+    let store = &bed.store;
+    let [one, two] = [b"one", b"two"].map(|bytes| Digest::of(bytes));
+    let order = |to| ServingOrder {
+        plugin: "cogo-worker".parse().unwrap(),
+        to,
+        facts: serde_json::from_value(json!({ "host": "h" })).unwrap(),
+    };
+    let set = async |to, who: &Decision| store.set_serving(&order(to), who).await.unwrap();
+    let promoted = (one, ServingCause::Promotion);
+    let Decided::Changed { trace_id } = set(Some(promoted), &by("anna", "it is good")).await else {
+        panic!("nothing changed");
+    };
+    let row = controls(bed).await.serving.into_values().next().unwrap();
+    assert_eq!((row.digest, row.cause), promoted);
+    assert_eq!((row.actor.as_str(), row.trace_id), ("anna", trace_id));
+    assert_eq!(row.reason.as_deref(), Some("it is good"));
+    assert_eq!(set(Some(promoted), &by("bo", "")).await, Decided::Already);
+
+    let back = (two, ServingCause::Rollback);
+    assert_ne!(set(Some(back), &by("bo", "")).await, Decided::Already);
+    let after = controls(bed).await.serving.into_values().next().unwrap();
+    assert_eq!((after.digest, after.cause), back);
+    assert!(after.changed_at >= row.changed_at);
+    assert_ne!(set(None, &by("bo", "")).await, Decided::Already);
+    assert_eq!(set(None, &by("bo", "")).await, Decided::Already);
+    assert!(controls(bed).await.serving.is_empty());
+
+    let mut seen = Vec::new();
+    for event_type in ["plugin_promoted", "plugin_rolled_back", "plugin_released"] {
+        let filter = EventFilter {
+            event_type: Some(event_type.to_owned()),
+            limit: 100,
+            ..EventFilter::default()
+        };
+        let events = store.events(&filter).await.unwrap();
+        assert_eq!(events.len(), 1, "{event_type}");
+        let payload = &events[0].payload;
+        assert_eq!(
+            (&payload["name"], &payload["host"]),
+            (&json!("cogo-worker"), &json!("h"))
+        );
+        seen.push((payload["from"].clone(), payload["to"].clone()));
+    }
+    let of = |digest: Digest| json!({ "digest": digest });
+    assert_eq!(
+        seen,
+        [
+            (json!(null), of(one)),
+            (of(one), of(two)),
+            (of(two), json!(null)),
+        ]
+    );
 }
 
 async fn a_pause_lasts_until_it_is_taken_back(bed: &Bed) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cogo_host::attempt::Kind;
 use cogo_host::event::NewEvent;
 use cogo_host::gate::{Ended, How, Scope};
-use cogo_host::ids::{HolderId, TraceId};
+use cogo_host::ids::{Digest, HolderId, TraceId};
 use cogo_host::stage::Stage;
 use cogo_host::store::{EventFilter, HostBeat, Order, TaskFilter};
 use cogo_host::task::{NewTask, Next, Status};
@@ -354,12 +354,14 @@ async fn evidence_tells_when_a_choice_did_not_hold(bed: &Bed) {
 
 async fn hosts_show_themselves_until_they_leave(bed: &Bed) {
     let holders = [HolderId::generate("a"), HolderId::generate("b")];
+    let digests = [Digest::of(b"one"), Digest::of(b"two")];
     let beat = |i: usize, api| HostBeat {
         holder: &holders[i],
         name: ["a", "b"][i],
         stage: Stage::Staging,
         version: "0.1.0",
         api,
+        digests: &digests[..=i],
     };
     bed.store.beat(&beat(0, None)).await.unwrap();
     bed.store.beat(&beat(1, None)).await.unwrap();
@@ -377,6 +379,16 @@ async fn hosts_show_themselves_until_they_leave(bed: &Bed) {
     assert_eq!(hosts[0].stage, "staging");
     assert!(hosts[0].started_at < hosts[0].seen_at);
     assert!(hosts[0].silent_ms < 60_000 && hosts[1].silent_ms >= 60_000);
+    assert_eq!(hosts[0].digests, digests[..1]);
+    assert_eq!(hosts[1].digests, digests);
+
+    // One that has been silent for long needs nothing.
+    let lacking = async |digest| bed.store.hosts_lacking(digest).await.unwrap();
+    assert_eq!(lacking(digests[1]).await, hosts[..1]);
+    bed.store.beat(&beat(1, None)).await.unwrap();
+    assert_eq!(lacking(digests[1]).await.len(), 1);
+    assert_eq!(lacking(digests[0]).await, []);
+    assert_eq!(lacking(Digest::of(b"three")).await.len(), 2);
 
     bed.store.leave(&holders[0]).await.unwrap();
     let day = Duration::from_secs(25 * 3600);

@@ -114,7 +114,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    fn new(args: &[&str], output: Output) -> Self {
+    pub fn new(args: &[&str], output: Output) -> Self {
         Self {
             args: args.join(" "),
             code: output.status.code().unwrap_or(-1),

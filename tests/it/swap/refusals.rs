@@ -202,20 +202,6 @@ async fn outside_of_development_only_pinned_versions_serve() {
     for stage in ["staging", "production"] {
         let temporary = tempfile::tempdir().unwrap();
         fs::create_dir(temporary.path().join("plugins")).unwrap();
-        let config = pinned(temporary.path(), stage, None);
-        let mut here = Following::with(config, temporary).await;
-        here.put("guest.wasm", &good);
-        let event = here.expect("plugin_rejected").await;
-        assert_eq!(event.payload["code"], "P104", "{stage}");
-        let hint = event.payload["hint"].as_str().unwrap();
-        assert!(hint.contains(&format!("digest = \"{pin}\"")), "{hint}");
-        assert!(hint.contains("[plugin.guest]"), "{hint}");
-        assert_eq!(here.serving("guest"), None);
-        // What is part of the program is known.
-        assert!(here.serving("mock").is_some());
-
-        let temporary = tempfile::tempdir().unwrap();
-        fs::create_dir(temporary.path().join("plugins")).unwrap();
         let config = pinned(temporary.path(), stage, Some(pin));
         let mut here = Following::with(config, temporary).await;
         here.put("guest.wasm", &good);
@@ -227,4 +213,23 @@ async fn outside_of_development_only_pinned_versions_serve() {
         assert!(hint.contains(&other.to_string()), "{hint}");
         assert_eq!(here.serving("guest"), Some(pin), "{stage}");
     }
+}
+
+#[tokio::test]
+async fn production_refuses_what_nobody_pinned() {
+    let good = version(1).component();
+    let temporary = tempfile::tempdir().unwrap();
+    fs::create_dir(temporary.path().join("plugins")).unwrap();
+    let config = pinned(temporary.path(), "production", None);
+    let mut here = Following::with(config, temporary).await;
+    let digest = here.put("guest.wasm", &good);
+    let event = here.expect("plugin_rejected").await;
+    assert_eq!(event.payload["code"], "P104");
+    let hint = event.payload["hint"].as_str().unwrap();
+    assert!(hint.contains(&format!("digest = \"{digest}\"")), "{hint}");
+    assert!(hint.contains("[plugin.guest]"), "{hint}");
+    assert_eq!(here.serving("guest"), None);
+    assert!(here.listed("guest").candidates.is_empty());
+    // What is part of the program is known.
+    assert!(here.serving("mock").is_some());
 }

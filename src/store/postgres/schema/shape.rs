@@ -7,11 +7,13 @@
 mod controls;
 mod pipelines;
 
-use self::controls::{EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES};
+use self::controls::{
+    EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES, EXECUTOR_SERVING,
+};
 use self::pipelines::EXECUTOR_PIPELINES;
 
 /// What this build knows.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// A table that the host needs.
 pub(super) struct Table {
@@ -336,6 +338,7 @@ const EXECUTOR_HOSTS: Table = Table {
         add("api", TEXT, ""),
         add("started_at", INSTANT, "NOT NULL DEFAULT now()"),
         add("seen_at", INSTANT, "NOT NULL DEFAULT now()"),
+        add("digests", JSON, "NOT NULL DEFAULT '[]'"),
     ],
     constraints: "",
     storage: "fillfactor = 50",
@@ -370,7 +373,7 @@ const COGO_HOST_SCHEMA: Table = Table {
     indexes: &[],
 };
 
-pub(super) const TABLES: [&Table; 12] = [
+pub(super) const TABLES: [&Table; 13] = [
     &AGENT_MESSAGES,
     &BUS_EVENTS,
     &EXECUTOR_ATTEMPTS,
@@ -382,6 +385,7 @@ pub(super) const TABLES: [&Table; 12] = [
     &EXECUTOR_APPROVALS,
     &EXECUTOR_BREAKERS,
     &EXECUTOR_PIPELINES,
+    &EXECUTOR_SERVING,
     &COGO_HOST_SCHEMA,
 ];
 

@@ -1,4 +1,4 @@
-//! The tables of what was decided about routes while they run.
+//! The tables of what was decided while hosts run, about routes and plugins.
 
 use super::{BIGINT, BOOLEAN, INSTANT, INTEGER, JSON, TEXT, Table, add, index, need};
 
@@ -81,6 +81,28 @@ pub(super) const EXECUTOR_BREAKERS: Table = Table {
         add("changed_at", INSTANT, "NOT NULL DEFAULT now()"),
     ],
     constraints: "PRIMARY KEY (plugin, route)",
+    storage: "",
+    unlogged: false,
+    indexes: &[],
+};
+
+/// Which version of a plugin serves on every host, where that is decided here.
+pub(super) const EXECUTOR_SERVING: Table = Table {
+    name: "executor_serving",
+    columns: &[
+        need("plugin", TEXT, "NOT NULL PRIMARY KEY"),
+        need("digest", TEXT, "NOT NULL"),
+        need(
+            "cause",
+            TEXT,
+            "NOT NULL CHECK (cause IN ('promotion', 'rollback'))",
+        ),
+        need("actor", TEXT, "NOT NULL"),
+        add("reason", TEXT, ""),
+        need("trace_id", TEXT, "NOT NULL"),
+        add("changed_at", INSTANT, "NOT NULL DEFAULT now()"),
+    ],
+    constraints: "",
     storage: "",
     unlogged: false,
     indexes: &[],
