@@ -28,6 +28,7 @@ mod pipeline;
 mod plugins;
 mod prometheus;
 mod query;
+mod rollouts;
 mod routes;
 mod serve;
 mod tasks;
@@ -50,6 +51,7 @@ pub use facts::{
 };
 pub use hosts::HostNames;
 pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};
+pub use rollouts::{Candidacy, RolloutRefused, Versions};
 pub use serve::serve;
 
 use crate::artifacts::local::LocalArtifacts;
@@ -159,6 +161,9 @@ pub fn router(api: Api) -> Router {
         )
         .route("/api/plugins", get(plugins::list))
         .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
+        .route("/api/rollouts", get(rollouts::list).post(rollouts::start))
+        .route("/api/rollouts/{id}", get(rollouts::show))
+        .route("/api/rollouts/{id}/{action}", post(rollouts::act))
         .route("/api/routes", get(routes::list))
         .route("/api/tasks", get(tasks::list).post(tasks::submit))
         .route("/api/tasks/{id}", get(tasks::show))

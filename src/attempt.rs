@@ -268,6 +268,14 @@ pub struct AttemptRecord {
     pub measured: Measured,
 }
 
+impl AttemptRecord {
+    /// The side that it ran on, as the bus keeps it; none without a rollout.
+    pub fn side(&self) -> Option<String> {
+        let side = self.why.as_ref().and_then(Why::side);
+        side.map(|side| side.to_string())
+    }
+}
+
 /// The outcome column of an attempt row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

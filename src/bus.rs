@@ -294,6 +294,7 @@ fn wants(served: &[ServedRoute]) -> Vec<Want> {
         tenant: route.tenant.clone(),
         limit: 1,
         reclaim_foreign_after: None,
+        draw: None,
     };
     served.iter().map(want).collect()
 }

@@ -20,16 +20,16 @@ use crate::event::{
     PLUGIN_PROMOTED, PLUGIN_RELEASED, PLUGIN_ROLLED_BACK, ROUTE_HELD, ROUTE_RELEASED,
 };
 use crate::ids::{Digest, PluginName, TraceId};
+use crate::rollout::RolloutRow;
 use crate::route::{Route, RouteKey};
-use crate::selection::ApprovalId;
+use crate::selection::{ApprovalId, RolloutId};
 
 /// The longest reason, in bytes.
 pub const MAX_REASON: usize = 1_000;
 /// The longest that an approval of the fallback may last.
 pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Everything that was decided, as one read of the bus found it. A rollout in
-/// progress is such a decision, too: it belongs here, beside the flags.
+/// Everything that was decided, as one read of the bus found it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Controls {
     pub flags: BTreeMap<RouteKey, FlagRow>,
@@ -39,6 +39,8 @@ pub struct Controls {
     pub breakers: Vec<BreakerRow>,
     /// The plugins whose version is decided here, and not by each host's own rule.
     pub serving: BTreeMap<PluginName, ServingRow>,
+    /// Those under way.
+    pub rollouts: Vec<RolloutRow>,
     /// Rows that somebody wrote by hand and nobody can read.
     pub unreadable: Vec<String>,
 }
@@ -54,12 +56,17 @@ impl Controls {
             let breakers = controls.breakers.iter();
             breakers.map(|b| (b.path.clone(), b.revision)).collect()
         };
+        let rollouts = |controls: &Self| -> Vec<(RolloutId, i64)> {
+            let rollouts = controls.rollouts.iter();
+            rollouts.map(|r| (r.id.clone(), r.revision)).collect()
+        };
         self.flags != other.flags
             || self.pauses != other.pauses
             || self.serving != other.serving
             || self.unreadable != other.unreadable
             || ids(self) != ids(other)
             || revisions(self) != revisions(other)
+            || rollouts(self) != rollouts(other)
     }
 }
 
@@ -279,6 +286,20 @@ pub fn serving_changed(
         trace_id: TraceId::generate(),
         reason: reason.map(|reason| reason.as_str().to_owned()),
         payload: Value::Object(payload),
+    }
+}
+
+/// The event of a plugin whose version a rollout decided, in that rollout's trace.
+pub fn promoted(rollout: &RolloutRow, actor: &str) -> NewEvent {
+    let order = ServingOrder {
+        plugin: rollout.plugin.clone(),
+        to: Some((rollout.candidate, ServingCause::Promotion)),
+        facts: Map::from_iter([("rollout".to_owned(), json!(rollout.id))]),
+    };
+    NewEvent {
+        trace_id: rollout.trace_id.clone(),
+        reason: Some(format!("rollout {} was promoted", rollout.id)),
+        ..serving_changed(&order, rollout.stable, actor, None)
     }
 }
 

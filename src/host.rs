@@ -17,6 +17,7 @@ mod plugin_views;
 mod plugins;
 mod probes;
 mod recorder;
+mod rollouts;
 mod route_operator;
 mod routes;
 mod serving;
@@ -56,6 +57,7 @@ pub use plugin_views::{directory as directory_view, plugins as plugin_views};
 pub use plugins::PluginsError;
 pub use plugins::loader as plugin_loader;
 pub use recorder::Recorder;
+use rollouts::Rollouts;
 use route_operator::Desk;
 pub use routes::{LoadedPlugin, LoadedPlugins, RouteEntry, RouteTable};
 pub use swap::{Decisions, Started, SwapEvent, Swapper};
@@ -191,8 +193,18 @@ impl Host {
             timing: config.breaker,
             pace: Pace::default(),
         };
-        let deciding =
-            deciding::follow(Arc::clone(&controls), breakers, bus.clone(), ending.clone());
+        let rollouts = Rollouts {
+            store: Arc::clone(&store),
+            holder: bus.holder().clone(),
+            thresholds: config.gate.thresholds,
+            pace: Default::default(),
+        };
+        let deciding = deciding::follow(
+            Arc::clone(&controls),
+            (breakers, rollouts),
+            bus.clone(),
+            ending.clone(),
+        );
         background.extend([recording, tokio::spawn(deciding)]);
         let nudged = Arc::new(Notify::new());
         let pipelines = Pipelines {

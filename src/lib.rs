@@ -54,6 +54,7 @@ pub mod store;
 pub mod bus;
 pub mod packaging;
 pub mod runs;
+pub mod steering;
 pub mod trace;
 
 pub mod api;

@@ -251,13 +251,9 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Every live host has the candidate ready.
-    HostsReady {
-        by: String,
-    },
+    HostsReady,
     /// The gate of the step passed.
-    Passed {
-        by: String,
-    },
+    Passed,
     Inconclusive {
         why: String,
     },
@@ -265,18 +261,10 @@ pub enum Change {
         why: String,
     },
     /// Somebody takes the step for passed.
-    Promote {
-        by: String,
-    },
-    Pause {
-        by: String,
-    },
-    Resume {
-        by: String,
-    },
-    Abort {
-        by: String,
-    },
+    Promote,
+    Pause,
+    Resume,
+    Abort,
 }
 
 /// A change that a state does not know.
@@ -289,12 +277,12 @@ pub struct IllegalChange {
 
 fn refusal(from: &State, change: &Change) -> String {
     let wish = match change {
-        Change::Promote { .. } => "promoted",
-        Change::Pause { .. } => "paused",
-        Change::Resume { .. } => "resumed",
-        Change::Abort { .. } => "aborted",
-        Change::HostsReady { .. } => "begun",
-        Change::Passed { .. } | Change::Inconclusive { .. } | Change::Failed { .. } => "judged",
+        Change::Promote => "promoted",
+        Change::Pause => "paused",
+        Change::Resume => "resumed",
+        Change::Abort => "aborted",
+        Change::HostsReady => "begun",
+        Change::Passed | Change::Inconclusive { .. } | Change::Failed { .. } => "judged",
     };
     format!(
         "a rollout that is {} cannot be {wish}",
@@ -303,28 +291,34 @@ fn refusal(from: &State, change: &Change) -> String {
 }
 
 impl State {
-    /// The state after a change; `for_ms` of a new step is 0.
+    /// The state after a change that `actor` makes; `for_ms` of a new step is 0.
     ///
     /// # Errors
     /// When this state does not know the change: somebody else was faster, or an
     /// operator asks for what makes no sense.
-    pub fn after(&self, change: &Change, steps: &Steps) -> Result<Self, IllegalChange> {
-        let onward = |step: u32, by: &String| match steps.after(step) {
+    pub fn after(
+        &self,
+        change: &Change,
+        steps: &Steps,
+        actor: &str,
+    ) -> Result<Self, IllegalChange> {
+        let by = || actor.to_owned();
+        let onward = |step: u32| match steps.after(step) {
             Some(step) => Self::Step { step, for_ms: 0 },
-            None => Self::Promoted { by: by.clone() },
+            None => Self::Promoted { by: by() },
         };
         Ok(match (self, change) {
-            (Self::Waiting, Change::HostsReady { .. }) => Self::Step { step: 0, for_ms: 0 },
+            (Self::Waiting, Change::HostsReady) => Self::Step { step: 0, for_ms: 0 },
             (
                 Self::Step { step, .. } | Self::Held { step, .. },
-                Change::Passed { by } | Change::Promote { by },
-            ) => onward(*step, by),
+                Change::Passed | Change::Promote,
+            ) => onward(*step),
             (
                 Self::Paused {
                     step: Some(step), ..
                 },
-                Change::Promote { by },
-            ) => onward(*step, by),
+                Change::Promote,
+            ) => onward(*step),
             (Self::Step { step, for_ms }, Change::Inconclusive { why }) => Self::Held {
                 step: *step,
                 for_ms: *for_ms,
@@ -341,35 +335,34 @@ impl State {
                 step: *step,
                 why: why.clone(),
             },
-            (Self::Waiting, Change::Pause { by }) => Self::Paused {
+            (Self::Waiting, Change::Pause) => Self::Paused {
                 step: None,
                 for_ms: 0,
-                by: by.clone(),
+                by: by(),
             },
-            (
-                Self::Step { step, for_ms } | Self::Held { step, for_ms, .. },
-                Change::Pause { by },
-            ) => Self::Paused {
-                step: Some(*step),
-                for_ms: *for_ms,
-                by: by.clone(),
-            },
-            (Self::Paused { step: None, .. }, Change::Resume { .. }) => Self::Waiting,
+            (Self::Step { step, for_ms } | Self::Held { step, for_ms, .. }, Change::Pause) => {
+                Self::Paused {
+                    step: Some(*step),
+                    for_ms: *for_ms,
+                    by: by(),
+                }
+            }
+            (Self::Paused { step: None, .. }, Change::Resume) => Self::Waiting,
             (
                 Self::Paused {
                     step: Some(step),
                     for_ms,
                     ..
                 },
-                Change::Resume { .. },
+                Change::Resume,
             ) => Self::Step {
                 step: *step,
                 for_ms: *for_ms,
             },
             (
                 Self::Waiting | Self::Step { .. } | Self::Held { .. } | Self::Paused { .. },
-                Change::Abort { by },
-            ) => Self::Aborted { by: by.clone() },
+                Change::Abort,
+            ) => Self::Aborted { by: by() },
             (from, change) => {
                 return Err(IllegalChange {
                     from: from.clone(),
@@ -440,22 +433,19 @@ impl RolloutRow {
     }
 
     /// What the verdict over its present step has a host do.
-    pub fn wanted(&self, report: &GateReport, host: &str) -> Option<Change> {
+    pub fn wanted(&self, report: &GateReport) -> Option<Change> {
         let failed = || Change::Failed {
             why: verdict::said(report),
-        };
-        let passed = || Change::Passed {
-            by: host.to_owned(),
         };
         match (&self.state, report.verdict) {
             (
                 State::Step { .. } | State::Held { .. } | State::Paused { step: Some(_), .. },
                 Verdict::Fail,
             ) => Some(failed()),
-            (State::Held { .. }, Verdict::Pass) => Some(passed()),
+            (State::Held { .. }, Verdict::Pass) => Some(Change::Passed),
             (State::Step { for_ms, .. }, verdict) if *for_ms >= self.interval_ms => {
                 Some(match verdict {
-                    Verdict::Pass => passed(),
+                    Verdict::Pass => Change::Passed,
                     Verdict::Inconclusive => Change::Inconclusive {
                         why: verdict::said(report),
                     },
@@ -468,4 +458,4 @@ impl RolloutRow {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

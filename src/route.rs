@@ -185,6 +185,16 @@ pub enum RoutePlugins {
     Only(PluginName),
 }
 
+impl RoutePlugins {
+    /// Every plugin that may run its tasks.
+    pub fn names(&self) -> Vec<&PluginName> {
+        match self {
+            Self::Pair { real, mock } => vec![real, mock],
+            Self::Only(only) => vec![only],
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::attempt::{PluginVersion, Problem};
 use crate::breaker::{Probe, RealPath, Said};
 use crate::ids::PluginName;
+use crate::rollout::Draw;
 use crate::route::RouteKey;
 use crate::selection::Why;
 use crate::task::Claim;
@@ -31,6 +32,8 @@ pub struct ServedRoute {
     /// At most this many attempts of the plugin at once on this host.
     pub plugin_concurrency: u32,
     pub reclaim_foreign_after: Option<Duration>,
+    /// What its tasks draw their side from, where a rollout has a share.
+    pub draw: Option<Draw>,
     /// The route is held but for one task, which is to find out whether its real
     /// path works again; whatever else of it still runs.
     pub only_probe: bool,

@@ -11,6 +11,7 @@ mod cells;
 mod control;
 mod pipelines;
 mod postgres;
+mod rollout;
 mod rows;
 mod settlement;
 mod sqlite;
@@ -32,8 +33,9 @@ use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{Digest, HolderId, MessageId, TraceId};
 use crate::pipeline::{NewRun, Run};
+use crate::rollout::{Draw, RolloutRow, verdict};
 use crate::route::{Route, RouteKey};
-use crate::selection::ApprovalId;
+use crate::selection::{ApprovalId, RolloutId};
 use crate::stage::Stage;
 use crate::task::{Claim, Enqueued, NewTask, Status, TaskRow};
 
@@ -41,6 +43,7 @@ pub use self::audit::CANCEL_REQUESTED;
 pub use self::control::{BreakerMove, NewApproval, PathEvidence};
 pub use self::pipelines::{RunCancelled, RunFigures, RunMove, Started};
 pub use self::postgres::PostgresStore;
+pub use self::rollout::{NewRollout, RolloutMove, StartedRollout};
 pub use self::settlement::{Settled, Settlement};
 pub use self::sqlite::owner::{Owner, OwnerLock, OwnershipError, read_owner};
 pub use self::sqlite::{OpenMode, SqliteStore};
@@ -142,6 +145,8 @@ pub struct Want {
     /// Takes rows over that a foreign worker claimed longer ago than this and
     /// left without a lease. `None` leaves them alone.
     pub reclaim_foreign_after: Option<Duration>,
+    /// What tasks draw their side from at their first claim in a rollout.
+    pub draw: Option<Draw>,
 }
 
 /// What the database knows of a lease that was renewed.
@@ -360,7 +365,8 @@ pub trait Store: Send + Sync + 'static {
     /// Claims due tasks, highest priority first; within one, the tenants of a
     /// route take turns, and each gives those due longest. Adds one to
     /// `attempts` and `lease_epoch`. A row that somebody else put on the
-    /// bus gets what it lacks (trace id, task id) and its `execute_enqueued`.
+    /// bus gets what it lacks (trace id, task id) and its `execute_enqueued`. A
+    /// row that meets a rollout draws its side, which stays.
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Claim>>;
 
     /// Extends leases by `lease` from now, in the order of `fences`.
@@ -462,6 +468,29 @@ pub trait Store: Send + Sync + 'static {
 
     /// How the runs went that ended within `since`.
     async fn run_figures(&self, since: Duration) -> Result<RunFigures>;
+
+    /// Asks for a rollout, with its event, unless one is under way on the route
+    /// or of the plugin.
+    async fn start_rollout(&self, rollout: &NewRollout) -> Result<StartedRollout>;
+
+    /// Changes a rollout, with its event; `None` where somebody else changed it
+    /// before, or its state does not know the change. A promotion says on the bus
+    /// that the candidate serves, in the same transaction.
+    async fn move_rollout(&self, change: &RolloutMove<'_>) -> Result<Option<RolloutRow>>;
+
+    async fn rollout(&self, id: &RolloutId) -> Result<Option<RolloutRow>>;
+
+    /// The rollouts that there ever were, newest first.
+    async fn rollouts(&self, limit: u32) -> Result<Vec<RolloutRow>>;
+
+    /// What the attempts of a rollout came to in its present step:
+    /// [`crate::rollout::verdict`] says what counts. A wait over `wait_max_ms` is
+    /// long.
+    async fn rollout_evidence(
+        &self,
+        rollout: &RolloutRow,
+        wait_max_ms: u64,
+    ) -> Result<verdict::Evidence>;
 
     /// Writes events that accompany no state change of a task.
     async fn record(&self, events: &[NewEvent]) -> Result<()>;

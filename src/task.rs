@@ -26,7 +26,7 @@ use crate::ids::{MessageId, TraceId};
 use crate::report::Outcome;
 use crate::retry::RetryPolicy;
 use crate::route::Route;
-use crate::selection::Side;
+use crate::selection::FixedSide;
 
 /// The `status` column. Other programs read it, so there is no other value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,7 +126,8 @@ pub struct Claim {
     pub age: Duration,
     /// From when it was due to this claim.
     pub wait: Duration,
-    pub side: Option<Side>,
+    /// Drawn at the first claim in a rollout.
+    pub side: Option<FixedSide>,
     pub cancel_requested: bool,
     /// What earlier attempts spent.
     pub spent: Usage,

@@ -53,6 +53,7 @@ impl Routing for OneRoute {
             plugin: self.plugin.name().clone(),
             plugin_concurrency: self.concurrency,
             reclaim_foreign_after: None,
+            draw: None,
             only_probe: false,
         }]
     }
@@ -189,6 +190,7 @@ async fn store_alone() -> f64 {
         tenant: None,
         limit: BATCH,
         reclaim_foreign_after: None,
+        draw: None,
     };
     let request = ClaimRequest {
         holder: &holder,

@@ -168,6 +168,7 @@ async fn claims(store: &PostgresStore) -> Vec<Duration> {
             tenant: None,
             limit: 1,
             reclaim_foreign_after: None,
+            draw: None,
         }],
         limit: 1,
     };

@@ -11,6 +11,7 @@ use super::Shared;
 use super::auth::Actor;
 use super::error::ApiError;
 use super::facts::RouteView;
+use super::rollouts::{Candidacy, RolloutRefused, Versions};
 use crate::control::{Decided, Decider, Decision, InvalidReason, Reason};
 use crate::ids::{PluginName, TraceId};
 use crate::route::RouteKey;
@@ -30,6 +31,12 @@ pub trait RouteOperator: Send + Sync + 'static {
     /// # Errors
     /// [`RouteRefused`] where nothing ever falls back.
     fn check_fallback(&self, route: &RouteKey) -> Result<(), RouteRefused>;
+
+    /// The versions of a rollout, if it could be.
+    ///
+    /// # Errors
+    /// [`RolloutRefused`] where the candidate is not to be had or could not run.
+    fn check_rollout(&self, wish: &Candidacy) -> Result<Versions, RolloutRefused>;
 
     /// Follows what was just decided, at once.
     async fn follow(&self);

@@ -15,6 +15,7 @@ use super::body::BodyError;
 use super::controls::RouteRefused;
 use super::guard::Denied;
 use super::query::QueryError;
+use super::rollouts::RolloutRefused;
 use crate::artifacts::ArtifactError;
 use crate::ids::{Digest, MessageId, TraceId};
 use crate::intake::{IntakeError, RepeatError};
@@ -55,6 +56,8 @@ pub(super) enum ApiError {
     Rollback(#[from] RollbackError),
     #[error(transparent)]
     Route(#[from] RouteRefused),
+    #[error(transparent)]
+    Rollout(#[from] RolloutRefused),
     #[error("there is no approval `{0}`")]
     NoApproval(String),
     #[error("approval `{0}` is over already")]
@@ -143,6 +146,7 @@ impl ApiError {
                 StatusCode::NOT_FOUND
             }
             Self::Route(refused) => refused.status(),
+            Self::Rollout(refused) => refused.status(),
             Self::ApprovalOver(_) | Self::RunDiffers(_) | Self::RunEnded { .. } => {
                 StatusCode::CONFLICT
             }
@@ -204,6 +208,7 @@ impl ApiError {
             Self::Rollback(RollbackError::Ambiguous { .. }) => "digest_ambiguous",
             Self::Rollback(RollbackError::Serves { .. }) => "version_serves",
             Self::Route(refused) => refused.code(),
+            Self::Rollout(refused) => refused.code(),
             Self::NoApproval(_) => "approval_not_found",
             Self::ApprovalOver(_) => "approval_over",
             Self::NoRun(_) => "pipeline_not_found",
@@ -253,6 +258,7 @@ impl ApiError {
                 "versions are kept from the moment they are replaced; put the right file into the plugins directory"
             }
             Self::Route(refused) => return refused.hint(),
+            Self::Rollout(refused) => return refused.hint(),
             Self::NoApproval(_) | Self::ApprovalOver(_) => {
                 "`GET /api/approvals` lists them; those in force have time left"
             }

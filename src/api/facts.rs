@@ -10,6 +10,7 @@ use crate::attempt::{Kind, PluginVersion};
 use crate::breaker::BreakerRow;
 use crate::control::{ApprovalRow, FlagRow, PauseRow};
 use crate::ids::{Digest, PluginName};
+use crate::rollout::RolloutRow;
 use crate::route::{Policy, RouteKey, RoutePlugins};
 use crate::selection::{HoldReason, Why};
 use crate::stage::Stage;
@@ -82,6 +83,9 @@ pub struct RouteDecided {
     /// Of the real path, unless it was never down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerRow>,
+    /// Of a version of one of its plugins, while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutRow>,
 }
 
 /// What would happen to a task of the route now.

@@ -188,6 +188,7 @@ impl Capacity {
                 tenant: route.tenant.clone(),
                 limit,
                 reclaim_foreign_after: route.reclaim_foreign_after,
+                draw: route.draw.clone(),
             };
             let same = |group: &&mut Group| {
                 let first = group.routes.first();

@@ -85,6 +85,7 @@ async fn expire(shared: &Shared) -> Result<(), StoreError> {
         tenant: route.tenant,
         limit: 1,
         reclaim_foreign_after: None,
+        draw: None,
     };
     let known: Vec<Want> = shared.routing.known().into_iter().map(want).collect();
     loop {

@@ -127,6 +127,7 @@ fn decided(config: &Config, controls: &Controls) -> Vec<Listed> {
         let approvals = controls.approvals.iter();
         let breakers = controls.breakers.iter();
         let breakers = breakers.filter(|b| b.path.route == route);
+        let rollouts = controls.rollouts.iter();
         Listed {
             policy: config.policy(&route),
             now: None,
@@ -135,6 +136,7 @@ fn decided(config: &Config, controls: &Controls) -> Vec<Listed> {
                 pause: controls.pauses.get(&route).cloned(),
                 approval: approvals.clone().find(|a| a.route == route).cloned(),
                 breaker: breakers.clone().next().cloned(),
+                rollout: rollouts.clone().find(|r| r.route == route).cloned(),
             },
             route,
         }

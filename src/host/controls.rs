@@ -17,8 +17,9 @@ use crate::breaker::{BreakerRow, RealPath, State};
 use crate::bus::outage::bounded;
 use crate::control::{ApprovalRow, Controls};
 use crate::millis::millis;
+use crate::rollout::RolloutRow;
 use crate::route::{RouteKey, RoutePlugins};
-use crate::selection::{ApprovalId, Breaker};
+use crate::selection::{ApprovalId, Breaker, FixedSide, RolloutShare, Side};
 use crate::store::{Store, StoreError};
 
 /// How long a read may take before it counts as failed.
@@ -34,6 +35,12 @@ pub struct RouteNow<'a> {
     pub approval: Option<&'a ApprovalId>,
     /// This host has a probe of the route's real path to give to a task.
     pub probe_ready: bool,
+    /// Under way on the route.
+    pub rollout: Option<&'a RolloutRow>,
+    /// The task's side in it, where it has one.
+    pub side: Option<Side>,
+    /// This host cannot run the candidate.
+    pub withdrawn: bool,
 }
 
 impl Default for RouteNow<'_> {
@@ -44,7 +51,34 @@ impl Default for RouteNow<'_> {
             breaker: Breaker::Closed,
             approval: None,
             probe_ready: false,
+            rollout: None,
+            side: None,
+            withdrawn: false,
         }
+    }
+}
+
+impl<'a> RouteNow<'a> {
+    /// The same, for a task that drew this side.
+    pub fn drawn(self, side: Option<&FixedSide>) -> Self {
+        let rollout = self.rollout.map(|row| &row.id);
+        let side = side.filter(|side| Some(&side.rollout) == rollout);
+        Self {
+            side: side.map(|side| side.side),
+            ..self
+        }
+    }
+
+    /// What of the rollout concerns the choice of an executor.
+    pub fn share(&self) -> Option<RolloutShare<'a>> {
+        let row = self.rollout?;
+        Some(RolloutShare {
+            id: &row.id,
+            plugin: &row.plugin,
+            candidate: row.candidate,
+            side: self.side?,
+            withdrawn: self.withdrawn || row.share().is_none(),
+        })
     }
 }
 
@@ -74,8 +108,25 @@ impl Known {
                 Breaker::Closed
             },
             approval: self.approval(&entry.key).map(|approval| &approval.id),
-            probe_ready: false,
+            rollout: self.rollout(&entry.key),
+            ..RouteNow::default()
         }
+    }
+
+    /// The rollout that is under way on a route.
+    pub fn rollout(&self, route: &RouteKey) -> Option<&RolloutRow> {
+        let mut rollouts = self.controls.rollouts.iter();
+        rollouts.find(|row| row.route == *route)
+    }
+
+    /// All rollouts that are under way, their steps as old as they are by now.
+    pub fn rollouts(&self) -> Vec<RolloutRow> {
+        let passed = millis(self.read.elapsed());
+        let mut rollouts = self.controls.rollouts.clone();
+        for row in &mut rollouts {
+            row.state.aged(passed);
+        }
+        rollouts
     }
 
     pub fn flag(&self, route: &RouteKey) -> Option<bool> {

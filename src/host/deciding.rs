@@ -1,5 +1,5 @@
 //! Keeps this host up with what was decided on the bus, and has it do its part of
-//! that: the loop around [`LiveControls`] and [`Breakers`].
+//! that: the loop around [`LiveControls`], [`Breakers`] and [`Rollouts`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::breakers::Breakers;
 use super::controls::LiveControls;
 use super::holds;
+use super::rollouts::Rollouts;
 use crate::bus::BusHandle;
 use crate::bus::outage::Outage;
 use crate::store::StoreError;
@@ -24,7 +25,7 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Keeps up with what was decided about routes, and does this host's part of it.
 pub(super) async fn follow(
     controls: Arc<LiveControls>,
-    breakers: Breakers,
+    (breakers, rollouts): (Breakers, Rollouts),
     bus: BusHandle,
     ending: CancellationToken,
 ) {
@@ -38,7 +39,7 @@ pub(super) async fn follow(
             () = controls.nudged() => tokio::time::sleep(GATHER).await,
             () = ending.cancelled() => return,
         }
-        match look(&controls, &breakers, &bus).await {
+        match look(&controls, (&breakers, &rollouts), &bus).await {
             Ok(changed) => {
                 outage.is_over();
                 if changed {
@@ -57,12 +58,19 @@ pub(super) async fn follow(
 /// Reads what was decided, and decides what is this host's to decide.
 async fn look(
     controls: &LiveControls,
-    breakers: &Breakers,
+    (breakers, rollouts): (&Breakers, &Rollouts),
     bus: &BusHandle,
 ) -> Result<bool, StoreError> {
     let mut changed = controls.refresh(&*breakers.store).await?;
     // A host that claims nothing any more finds nothing out.
-    if !bus.is_draining() && breakers.look().await? {
+    if bus.is_draining() {
+        return Ok(changed);
+    }
+    let decided = [
+        breakers.look().await?,
+        rollouts.look(&controls.now()).await?,
+    ];
+    if decided.contains(&true) {
         changed |= controls.refresh(&*breakers.store).await?;
     }
     Ok(changed)

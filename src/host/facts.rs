@@ -61,6 +61,7 @@ impl Facts {
             pause: known.controls.pauses.get(key).cloned(),
             approval: known.approval(key).cloned(),
             breaker: breaker.filter(|breaker| breaker.revision > 0),
+            rollout: known.rollouts().into_iter().find(|row| row.route == *key),
         }
     }
 }

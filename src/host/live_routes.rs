@@ -16,8 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::controls::{Known, LiveControls, RouteNow};
 use super::probes::Probes;
 use super::routes::{LoadedPlugins, RouteEntry, RouteTable, plugin_missing};
+use crate::api::RolloutRefused;
 use crate::breaker::{Probe, RealPath, Said};
 use crate::config::{Config, ConfigError};
+use crate::ids::{Digest, PluginName};
+use crate::plugin::catalog::DigestPrefix;
 use crate::route::RouteKey;
 use crate::routing::{Assigned, EndedAttempt, Hold, KnownRoute, Routing, ServedRoute, Unassigned};
 use crate::selection::{Breaker, Choice};
@@ -83,6 +86,39 @@ impl LiveRoutes {
     /// last.
     pub fn take_suspicion(&self) -> bool {
         self.suspicion.swap(false, Ordering::AcqRel)
+    }
+
+    /// The candidate of a plugin that a digest names, and what serves now.
+    ///
+    /// # Errors
+    /// When there is no such version, it serves already, or there are several.
+    pub fn versions(
+        &self,
+        plugin: &PluginName,
+        named: &DigestPrefix,
+    ) -> Result<(Digest, Option<Digest>), RolloutRefused> {
+        let serving = self.plugins.get(plugin, None);
+        let stable = serving.map(|loaded| loaded.version.digest);
+        let known = self.plugins.others(plugin);
+        let meant = |digest: &Digest| named.begins(*digest);
+        if let Some(digest) = stable.filter(meant) {
+            let plugin = plugin.clone();
+            return Err(RolloutRefused::Serves { plugin, digest });
+        }
+        let found: Vec<Digest> = known.iter().copied().filter(meant).collect();
+        match found.as_slice() {
+            [one] => Ok((*one, stable)),
+            [] => Err(RolloutRefused::UnknownCandidate {
+                plugin: plugin.clone(),
+                digest: named.to_string(),
+                known,
+            }),
+            _ => Err(RolloutRefused::Ambiguous {
+                plugin: plugin.clone(),
+                digest: named.to_string(),
+                known: found,
+            }),
+        }
     }
 
     /// Why routes are not as the plugins would have them.
@@ -223,7 +259,10 @@ impl Routing for LiveRoutes {
         };
         let choice = match &probing {
             Some(probing) => probing.choice.clone(),
-            None => table.choice(entry, &known.of(entry), last_attempt),
+            None => {
+                let now = known.of(entry).drawn(claim.side.as_ref());
+                table.choose_runnable(entry, now, last_attempt)
+            }
         };
         let Choice::Run {
             plugin,

@@ -164,6 +164,16 @@ impl LoadedPlugins for Catalog {
             .filter_map(|name| Some(loaded(Self::get(self, &name)?)))
             .collect()
     }
+
+    fn others(&self, name: &PluginName) -> Vec<Digest> {
+        let mut listed = self.list().into_iter();
+        let Some(listed) = listed.find(|listed| listed.name == *name) else {
+            return Vec::new();
+        };
+        let candidates = listed.candidates.iter().map(|version| version.digest);
+        let previous = listed.previous.iter().map(|version| version.digest);
+        candidates.chain(previous).collect()
+    }
 }
 
 fn loaded(plugin: Arc<Plugin>) -> LoadedPlugin {

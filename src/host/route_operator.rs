@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::controls::LiveControls;
 use super::live_routes::LiveRoutes;
 use super::routes::RouteTable;
-use crate::api::{RouteOperator, RouteRefused};
+use crate::api::{Candidacy, RolloutRefused, RouteOperator, RouteRefused, Versions};
 use crate::bus::BusHandle;
 use crate::route::{Policy, RouteKey, RoutePlugins};
 use crate::selection::Choice;
@@ -70,6 +70,25 @@ impl RouteOperator for Desk {
             (RoutePlugins::Only(_), _) | (_, Policy::Optional) => Err(RouteRefused::NoFallback {
                 route: route.clone(),
             }),
+        }
+    }
+
+    fn check_rollout(&self, wish: &Candidacy) -> Result<Versions, RolloutRefused> {
+        let table = self.routes.table();
+        let entry = table.get(&wish.route);
+        let entry = entry.ok_or_else(|| Self::unknown(&table, &wish.route))?;
+        let known = entry.plugins.names();
+        if !known.contains(&&wish.plugin) {
+            return Err(RolloutRefused::NotOnRoute {
+                route: wish.route.clone(),
+                plugin: wish.plugin.clone(),
+                known: known.into_iter().cloned().collect(),
+            });
+        }
+        let (candidate, stable) = self.routes.versions(&wish.plugin, &wish.digest)?;
+        match table.runnable(&wish.route, &wish.plugin, Some(candidate)) {
+            Ok(_) => Ok(Versions { candidate, stable }),
+            Err(problem) => Err(RolloutRefused::Unrunnable(problem.to_string())),
         }
     }
 

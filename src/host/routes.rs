@@ -15,6 +15,7 @@ use crate::attempt::{PluginVersion, Problem};
 use crate::breaker::RealPath;
 use crate::config::{Config, ConfigError};
 use crate::ids::{Digest, PluginName};
+use crate::rollout::RolloutRow;
 use crate::route::{KnownRole, Policy, RouteKey, RoutePlugins};
 use crate::routing::{Hold, KnownRoute, ServedRoute};
 use crate::selection::{Breaker, Choice, HoldReason, Situation, select};
@@ -40,6 +41,9 @@ pub trait LoadedPlugins: Send + Sync + 'static {
     fn get(&self, name: &PluginName, digest: Option<Digest>) -> Option<LoadedPlugin>;
 
     fn all(&self) -> Vec<LoadedPlugin>;
+
+    /// The versions of a plugin that could run at once and do not serve.
+    fn others(&self, name: &PluginName) -> Vec<Digest>;
 }
 
 /// One route, fully decided but for what changes while the host runs.
@@ -253,9 +257,33 @@ impl RouteTable {
             flag: now.flag.or(entry.flag),
             breaker: now.breaker,
             approval: now.approval,
-            rollout: None,
+            rollout: now.share(),
             last_attempt,
         })
+    }
+
+    /// The same, but for a candidate that cannot run here: stable does, then.
+    pub fn choose_runnable(
+        &self,
+        entry: &RouteEntry,
+        now: RouteNow<'_>,
+        last_attempt: bool,
+    ) -> Choice {
+        let choice = self.choice(entry, &now, last_attempt);
+        match &choice {
+            Choice::Run {
+                plugin,
+                digest: Some(digest),
+                ..
+            } if self.runnable(&entry.key, plugin, Some(*digest)).is_err() => {
+                let now = RouteNow {
+                    withdrawn: true,
+                    ..now
+                };
+                self.choice(entry, &now, last_attempt)
+            }
+            _ => choice,
+        }
     }
 
     /// What the flags make of a route as long as nothing goes wrong.
@@ -331,11 +359,7 @@ impl RouteTable {
                 "set ENABLE_COGO_WORKER=true or unset it, or use COGO_STAGE=staging to run the mock",
             ));
         }
-        let named = match &entry.plugins {
-            RoutePlugins::Only(only) => vec![only],
-            RoutePlugins::Pair { real, mock } => vec![real, mock],
-        };
-        for name in named {
+        for name in entry.plugins.names() {
             let Err(problem) = self.runnable(key, name, None) else {
                 continue;
             };
@@ -405,6 +429,7 @@ impl RouteTable {
             plugin,
             plugin_concurrency: loaded.concurrency,
             reclaim_foreign_after: entry.reclaim_foreign_after,
+            draw: now.rollout.and_then(RolloutRow::draw),
             only_probe,
         })
     }
@@ -422,6 +447,7 @@ fn dispatcher(config: &Config) -> Option<ServedRoute> {
         plugin: "dispatcher".parse().ok()?,
         plugin_concurrency: config.concurrency,
         reclaim_foreign_after: None,
+        draw: None,
         only_probe: false,
     })
 }

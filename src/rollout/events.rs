@@ -38,7 +38,7 @@ pub fn changed(row: &RolloutRow, change: &Change, to: &State, grounds: Grounds<'
         (_, State::Aborted { .. }) => ROLLOUT_ABORTED,
         (_, State::Held { .. }) => ROLLOUT_HELD,
         (_, State::Paused { .. }) => ROLLOUT_PAUSED,
-        (Change::Resume { .. }, _) => ROLLOUT_RESUMED,
+        (Change::Resume, _) => ROLLOUT_RESUMED,
         (_, State::Step { .. } | State::Waiting) => ROLLOUT_STEP,
     };
     let why = match to {

@@ -23,6 +23,8 @@
 //! **What stable fails, too, is not the candidate's doing**: a full queue or a
 //! worker that is away. It holds the step and rolls nothing back.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Share;
@@ -44,6 +46,9 @@ pub const TOLERATED: f64 = 0.10;
 pub const SLOWER: u64 = 2;
 /// Below so many milliseconds more, a run is not slow.
 pub const SLOWER_BY_MS: u64 = 100;
+/// No evidence is older: a candidate that was good for a day must not hide that it
+/// is so no more.
+pub const WINDOW: Duration = Duration::from_secs(6 * 3600);
 /// The share of runs that may be slow; of waits that may be long, since a 90th
 /// percentile leaves so many above it.
 pub const TENTH: f64 = 0.10;

@@ -282,15 +282,19 @@ pub fn expired() -> Problem {
     Problem::new(TTL_EXCEEDED, message, Blame::Host)
 }
 
-/// Whether a `result` whose report is of this case is what the route promises.
-pub fn fits(route: &RouteKey, case: Option<&str>) -> bool {
-    let promised = match route.known_role() {
+/// The case of the report that a route promises.
+pub fn promised(route: &RouteKey) -> &'static str {
+    match route.known_role() {
         Some(KnownRole::BuildTest) => "build-test",
         Some(KnownRole::Codegen) => "codegen",
         Some(KnownRole::Sandbox) => "sandbox",
         None => "custom",
-    };
-    case == Some(promised)
+    }
+}
+
+/// Whether a `result` whose report is of this case is what the route promises.
+pub fn fits(route: &RouteKey, case: Option<&str>) -> bool {
+    case == Some(promised(route))
 }
 
 /// The `error` column of a task that waits again since its lease expired.

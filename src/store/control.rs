@@ -88,6 +88,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
         approvals: Vec<Value>,
         breakers: Vec<Value>,
         serving: Vec<Value>,
+        rollouts: Vec<Value>,
     }
     let text = cells.required_text("controls")?;
     let tables: Tables = serde_json::from_str(&text)
@@ -98,6 +99,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
     let approvals = readable("executor_approvals", tables.approvals, &mut unreadable);
     let breakers = readable("executor_breakers", tables.breakers, &mut unreadable);
     let serving = readable::<ServingRow>("executor_serving", tables.serving, &mut unreadable);
+    let rollouts = readable("executor_rollouts", tables.rollouts, &mut unreadable);
     Ok(Controls {
         flags: flags
             .into_iter()
@@ -113,6 +115,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
             .into_iter()
             .map(|row| (row.plugin.clone(), row))
             .collect(),
+        rollouts,
         unreadable,
     })
 }

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::gate::{Ended, How};
 use crate::ids::{Digest, TraceId};
 use crate::route::{Route, RouteKey};
-use crate::selection::Side;
+use crate::selection::FixedSide;
 use crate::task::{Status, TaskRow};
 
 pub(super) fn task<R: Columns>(cells: &Cells<'_, R>) -> Step<TaskRow> {
@@ -161,12 +161,9 @@ pub(super) fn route<R: Columns>(cells: &Cells<'_, R>) -> Step<Route> {
     Ok(route.ok_or_else(|| cells.wrong("`service` and `role` are no route"))?)
 }
 
-pub(super) fn side<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<Side>> {
-    Ok(match cells.text("rollout_side")?.as_deref() {
-        Some("stable") => Some(Side::Stable),
-        Some("candidate") => Some(Side::Candidate),
-        _ => None,
-    })
+pub(super) fn side<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<FixedSide>> {
+    let text = cells.text("rollout_side")?;
+    Ok(text.as_deref().and_then(FixedSide::parse))
 }
 
 /// A group of tasks that ended alike; none where the route is no route of ours.

@@ -22,6 +22,7 @@ mod pipelines;
 mod read;
 mod rescue;
 mod retire;
+mod rollout;
 mod row;
 mod schema;
 mod settle;
@@ -40,8 +41,8 @@ use super::cells::{Step, Trouble};
 use super::turns::Turns;
 use super::{
     ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat,
-    HostRow, Latency, Migration, NewApproval, PathEvidence, Renewal, Rescued, Result, Retention,
-    Store, StoreError, TaskFilter, Want,
+    HostRow, Latency, Migration, NewApproval, NewRollout, PathEvidence, Renewal, Rescued, Result,
+    Retention, RolloutMove, StartedRollout, Store, StoreError, TaskFilter, Want,
 };
 use crate::attempt::Fence;
 use crate::breaker::RealPath;
@@ -51,8 +52,9 @@ use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
 use crate::ids::{HolderId, MessageId};
 use crate::pipeline::{NewRun, Run};
+use crate::rollout::{RolloutRow, verdict};
 use crate::route::{Route, RouteKey};
-use crate::selection::ApprovalId;
+use crate::selection::{ApprovalId, RolloutId};
 use crate::store::{RunCancelled, RunFigures, RunMove, Settled, Settlement, Started};
 use crate::task::{Claim, Enqueued, NewTask, TaskRow};
 
@@ -368,6 +370,30 @@ impl Store for SqliteStore {
 
     async fn run_figures(&self, since: Duration) -> Result<RunFigures> {
         self.named(pipelines::figures(self, since)).await
+    }
+
+    async fn start_rollout(&self, new: &NewRollout) -> Result<StartedRollout> {
+        self.named(rollout::start(self, new)).await
+    }
+
+    async fn move_rollout(&self, change: &RolloutMove<'_>) -> Result<Option<RolloutRow>> {
+        self.named(rollout::change(self, change)).await
+    }
+
+    async fn rollout(&self, id: &RolloutId) -> Result<Option<RolloutRow>> {
+        self.named(rollout::find(self, id)).await
+    }
+
+    async fn rollouts(&self, limit: u32) -> Result<Vec<RolloutRow>> {
+        self.named(rollout::list(self, limit)).await
+    }
+
+    async fn rollout_evidence(
+        &self,
+        row: &RolloutRow,
+        wait_max_ms: u64,
+    ) -> Result<verdict::Evidence> {
+        self.named(rollout::evidence(self, row, wait_max_ms)).await
     }
 
     async fn record(&self, events: &[NewEvent]) -> Result<()> {

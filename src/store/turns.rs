@@ -128,6 +128,7 @@ mod tests {
             tenant: None,
             limit: 100,
             reclaim_foreign_after: None,
+            draw: None,
         }
     }
 

@@ -17,4 +17,5 @@ mod harness;
 mod host;
 mod plugins;
 mod refusals;
+mod rollouts;
 mod tasks;

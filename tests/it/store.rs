@@ -49,6 +49,7 @@ mod histories;
 mod pipelines;
 mod races;
 mod reads;
+mod rollouts;
 mod settles;
 mod sqlite_file;
 mod sweeps;

@@ -1,16 +1,24 @@
 use super::*;
 use crate::attempt::Kind;
 use crate::config::Layers;
+use crate::rollout::{self, State};
+use crate::selection::{FixedSide, Side};
 
 struct Fixed(Vec<LoadedPlugin>);
 
 impl LoadedPlugins for Fixed {
-    fn get(&self, name: &PluginName, _: Option<Digest>) -> Option<LoadedPlugin> {
-        self.0.iter().find(|p| p.version.name == *name).cloned()
+    fn get(&self, name: &PluginName, digest: Option<Digest>) -> Option<LoadedPlugin> {
+        let mut named = self.0.iter().filter(|p| p.version.name == *name);
+        let found = named.find(|p| digest.is_none_or(|digest| p.version.digest == digest));
+        found.cloned()
     }
 
     fn all(&self) -> Vec<LoadedPlugin> {
         self.0.clone()
+    }
+
+    fn others(&self, _: &PluginName) -> Vec<Digest> {
+        Vec::new()
     }
 }
 
@@ -195,4 +203,60 @@ fn flags_on_the_bus_count_at_the_start() {
         hint.contains("`cogo-host flag set code/build-test off`"),
         "{hint}"
     );
+}
+
+#[test]
+fn a_candidate_that_is_not_loaded_here_leaves_its_tasks_to_stable() {
+    let table = build(&[("ENABLE_COGO_WORKER", "true")], &[]).unwrap();
+    let entry = table.get(&"code/build-test".parse().unwrap()).unwrap();
+    let step = State::Step { step: 0, for_ms: 0 };
+    let elsewhere = rollout::tests::row(step.clone());
+    let here = RolloutRow {
+        candidate: Digest::of(b"cogo-worker"),
+        ..rollout::tests::row(step)
+    };
+    let drawn = FixedSide {
+        side: Side::Candidate,
+        rollout: here.id.clone(),
+    };
+    let runs = |row, side, last_attempt| {
+        let now = RouteNow {
+            rollout: Some(row),
+            ..RouteNow::default()
+        };
+        match table.choose_runnable(entry, now.drawn(side), last_attempt) {
+            Choice::Run { digest, why, .. } => (digest.is_some(), why.side().map(|s| s.side)),
+            Choice::Hold(reason) => panic!("{reason:?}"),
+        }
+    };
+    let drawn = Some(&drawn);
+    assert_eq!(runs(&here, drawn, false), (true, Some(Side::Candidate)));
+    assert_eq!(runs(&here, drawn, true), (false, Some(Side::Stable)));
+    assert_eq!(runs(&elsewhere, drawn, false), (false, Some(Side::Stable)));
+    // Drawn in another rollout, or not at all.
+    let other = FixedSide {
+        side: Side::Candidate,
+        rollout: "ro-other".parse().unwrap(),
+    };
+    assert_eq!(runs(&here, Some(&other), false), (false, None));
+    assert_eq!(runs(&here, None, false), (false, None));
+}
+
+#[test]
+fn tasks_draw_while_a_share_gets_the_candidate() {
+    let table = build(&[], &[]).unwrap();
+    let entry = table.get(&"code/build-test".parse().unwrap()).unwrap();
+    let draw = |state| {
+        let row = rollout::tests::row(state);
+        let now = RouteNow {
+            rollout: Some(&row),
+            ..RouteNow::default()
+        };
+        let draw = table.serve(entry, &now).unwrap().draw;
+        draw.map(|draw| draw.share.percent())
+    };
+    assert_eq!(draw(State::Waiting), None);
+    assert_eq!(draw(State::Step { step: 1, for_ms: 0 }), Some(25));
+    let why = String::new();
+    assert_eq!(draw(State::RolledBack { step: 1, why }), None);
 }

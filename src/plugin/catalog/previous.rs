@@ -89,7 +89,8 @@ pub struct DigestPrefix(String);
 pub struct InvalidDigestPrefix(String);
 
 impl DigestPrefix {
-    fn begins(&self, digest: Digest) -> bool {
+    /// Whether it is this digest's beginning.
+    pub fn begins(&self, digest: Digest) -> bool {
         digest.hex().starts_with(&self.0)
     }
 }

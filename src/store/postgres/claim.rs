@@ -23,10 +23,11 @@ use sqlx::postgres::PgRow;
 
 use self::candidate::{Candidate, adopt, candidate};
 use super::connection::Turn;
+use super::rollout::write_sides;
 use super::row::{micros, micros_of, ms_since, to_json};
 use super::{PgCells, PostgresStore, Step};
 use crate::payload;
-use crate::store::{ClaimRequest, Want};
+use crate::store::{ClaimRequest, Want, rollout};
 use crate::task::Claim;
 
 /// What taking a row does to it. Takes its holder and the lease.
@@ -309,8 +310,10 @@ async fn take_adopting(
     request: &ClaimRequest<'_>,
     stops: &str,
 ) -> Step<Vec<Candidate>> {
-    // Where there were foreign rows just now, there will be more.
-    if !store.adopting.load(Ordering::Relaxed) {
+    let draws = request.wants.iter().any(|want| want.draw.is_some());
+    // Where there were foreign rows just now, there will be more; and sides are
+    // drawn in the transaction of their claim.
+    if !draws && !store.adopting.load(Ordering::Relaxed) {
         let mut turn = store.connections.turn().await?;
         let (foreign, candidates) = take_due(&mut turn, request, stops, false).await?;
         turn.finish().await?;
@@ -322,6 +325,7 @@ async fn take_adopting(
     let (foreign, mut candidates) = take_due(&mut turn, request, stops, true).await?;
     store.adopting.store(foreign, Ordering::Relaxed);
     adopt(&mut turn, &mut candidates).await?;
+    draw(&mut turn, request, &mut candidates).await?;
     turn.finish().await?;
     Ok(candidates)
 }
@@ -388,6 +392,18 @@ async fn reclaim(
         candidates.push(candidate);
     }
     adopt(&mut turn, &mut candidates).await?;
+    draw(&mut turn, request, &mut candidates).await?;
     turn.finish().await?;
     Ok(candidates)
+}
+
+/// Gives tasks that meet a rollout their side.
+async fn draw(
+    turn: &mut Turn,
+    request: &ClaimRequest<'_>,
+    candidates: &mut [Candidate],
+) -> Step<()> {
+    let claims = candidates.iter_mut().map(|candidate| &mut candidate.claim);
+    let sides = rollout::fix_sides(&request.wants, claims);
+    write_sides(turn, &sides).await
 }

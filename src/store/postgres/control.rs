@@ -4,13 +4,16 @@
 
 use super::connection::Turn;
 use super::enqueue::insert_events;
+use super::rollout::{active, rollout_json};
 use super::row::{clean, micros, ms_since};
 use super::{PgCells, PostgresStore, Step};
 use crate::control::{
-    self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked, ServingOrder,
+    self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked, ServingCause,
+    ServingOrder,
 };
 use crate::event::NewEvent;
 use crate::ids::Digest;
+use crate::rollout::RolloutRow;
 use crate::route::RouteKey;
 use crate::selection::ApprovalId;
 use crate::store::NewApproval;
@@ -60,6 +63,15 @@ SELECT json_build_object(
     FROM (
       SELECT plugin, digest, cause, actor, reason, trace_id, changed_at FROM executor_serving
     ) AS serving
+  ),
+  'rollouts', (
+    SELECT coalesce(json_agg(",
+    rollout_json!(),
+    "), '[]')
+    FROM executor_rollouts
+    WHERE ",
+    active!(),
+    "
   )
 )::text AS controls"
 );
@@ -139,13 +151,17 @@ pub(super) async fn controls(store: &PostgresStore) -> Step<Controls> {
 }
 
 /// A transaction of somebody who decides, and their name.
-struct Deciding {
-    turn: Turn,
-    actor: String,
+pub(super) struct Deciding {
+    pub(super) turn: Turn,
+    pub(super) actor: String,
 }
 
 impl Deciding {
-    async fn begin(store: &PostgresStore, lock: &'static str, by: &Decider) -> Step<Self> {
+    pub(super) async fn begin(
+        store: &PostgresStore,
+        lock: &'static str,
+        by: &Decider,
+    ) -> Step<Self> {
         let mut turn = store.connections.transaction().await?;
         sqlx::raw_sql(lock).execute(turn.conn()).await?;
         let actor = match by {
@@ -159,7 +175,7 @@ impl Deciding {
         Ok(Self { turn, actor })
     }
 
-    async fn decide(mut self, event: NewEvent) -> Step<Decided> {
+    pub(super) async fn decide(mut self, event: NewEvent) -> Step<Decided> {
         insert_events(&mut self.turn, [&event]).await?;
         self.turn.finish().await?;
         Ok(Decided::Changed {
@@ -167,7 +183,7 @@ impl Deciding {
         })
     }
 
-    async fn already(self) -> Step<Decided> {
+    pub(super) async fn already(self) -> Step<Decided> {
         self.turn.finish().await?;
         Ok(Decided::Already)
     }
@@ -179,6 +195,7 @@ macro_rules! lock {
         concat!("LOCK TABLE ", $table, " IN SHARE ROW EXCLUSIVE MODE")
     };
 }
+pub(super) use lock;
 
 pub(super) async fn set_flag(
     store: &PostgresStore,
@@ -283,6 +300,23 @@ pub(super) async fn resume(
     deciding.decide(event).await
 }
 
+/// Says within the caller's transaction that the candidate of a rollout serves;
+/// the event of that.
+pub(super) async fn promote(deciding: &mut Deciding, row: &RolloutRow) -> Step<NewEvent> {
+    let event = control::promoted(row, &deciding.actor);
+    let turn = &mut deciding.turn;
+    let query = turn
+        .query(SET_SERVING)
+        .bind(row.plugin.as_str())
+        .bind(row.candidate.to_string())
+        .bind(ServingCause::Promotion.as_str())
+        .bind(&deciding.actor)
+        .bind(event.reason.as_deref())
+        .bind(event.trace_id.as_str());
+    query.execute(turn.conn()).await?;
+    Ok(event)
+}
+
 pub(super) async fn approve(store: &PostgresStore, approval: &NewApproval) -> Step<ApprovalRow> {
     let lock = lock!("executor_approvals");
     let mut deciding = Deciding::begin(store, lock, &approval.by).await?;
@@ -335,6 +369,6 @@ pub(super) async fn approvals(store: &PostgresStore, limit: u32) -> Step<Vec<App
         .collect()
 }
 
-fn text(reason: Option<&Reason>) -> Option<&str> {
+pub(super) fn text(reason: Option<&Reason>) -> Option<&str> {
     reason.map(Reason::as_str)
 }

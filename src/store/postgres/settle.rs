@@ -35,7 +35,7 @@ WITH held AS MATERIALIZED (
     attempt integer, plugin text, version text, digest text, kind text, stage text, why jsonb,
     wait_ms bigint, run_ms bigint, outcome text, code text, blame text, usage jsonb,
     peak_memory_bytes bigint, outbound_requests bigint, spans jsonb, log jsonb,
-    log_dropped bigint, artifacts json, forwards json,
+    log_dropped bigint, rollout_side text, artifacts json, forwards json,
     events json)
   JOIN agent_messages AS m ON m.id = ended.id
   WHERE m.status = 'claimed' AND m.lease_epoch = ended.epoch AND m.claimed_by = $2
@@ -69,10 +69,10 @@ attempt AS (
   INSERT INTO executor_attempts
     (message_id, lease_epoch, attempt, host, plugin, version, digest, kind, stage, why,
      claimed_at, ended_at, wait_ms, run_ms, outcome, code, blame, usage, peak_memory_bytes,
-     outbound_requests, spans, log, log_dropped)
+     outbound_requests, spans, log, log_dropped, rollout_side)
   SELECT id, epoch, attempt, $2, plugin, version, digest, kind, stage, why,
     claimed_at, now(), wait_ms, run_ms, outcome, code, blame, usage, peak_memory_bytes,
-    outbound_requests, spans, log, log_dropped
+    outbound_requests, spans, log, log_dropped, rollout_side
   FROM held
   -- Only a row that was tampered with has ended an epoch before: a batch must
   -- not fail for it.
@@ -191,6 +191,8 @@ struct EndCells<'a> {
     spans: &'a [Span],
     log: &'a [LogLine],
     log_dropped: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout_side: Option<String>,
     artifacts: Vec<ArtifactCells<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     forwards: Option<[TaskCells<'a>; 1]>,
@@ -242,6 +244,7 @@ impl<'a> EndCells<'a> {
             spans: &measured.spans,
             log: &measured.log,
             log_dropped: measured.log_dropped,
+            rollout_side: record.side(),
             artifacts: artifacts(settlement),
             forwards: settlement
                 .forward

@@ -20,6 +20,7 @@ use sqlx::sqlite::SqliteConnection;
 
 pub(super) use self::lanes::next_due;
 use super::enqueue::insert_events;
+use super::rollout::write_sides;
 use super::row::Cells;
 use super::{SqliteStore, Step, execute_batch, int, modifier, modifier_back};
 use crate::attempt::{LeaseEpoch, Usage};
@@ -27,10 +28,9 @@ use crate::event::NewEvent;
 use crate::ids::{MessageId, TraceId};
 use crate::payload;
 use crate::route::{Route, RouteKey};
-use crate::selection::Side;
 use crate::store::audit::{self, ForeignLabels};
 use crate::store::turns::{Lane, Stop};
-use crate::store::{ClaimRequest, Want};
+use crate::store::{ClaimRequest, Want, rollout, rows};
 use crate::task::{Claim, ClaimedPayload};
 
 /// The oldest due tasks of one lane, from the index alone and as one row.
@@ -120,6 +120,9 @@ pub(super) async fn claim(store: &SqliteStore, request: &ClaimRequest<'_>) -> St
         .bind(modifier(request.lease))
         .execute(&mut *conn)
         .await?;
+    let claims = candidates.iter_mut().map(|candidate| &mut candidate.claim);
+    let sides = rollout::fix_sides(&request.wants, claims);
+    write_sides(conn, &sides).await?;
     insert_events(conn, &events).await?;
     writer.commit().await?;
     Ok(candidates.into_iter().map(|c| c.claim).collect())
@@ -336,11 +339,7 @@ fn candidate(cells: &Cells<'_>, chosen: &Chosen) -> Step<Candidate> {
             host_faults: cells.count32("host_faults")?,
             age: Duration::from_millis(cells.count("age_ms")?),
             wait: Duration::from_millis(cells.count("wait_ms")?),
-            side: match cells.text("rollout_side")?.as_deref() {
-                Some("stable") => Some(Side::Stable),
-                Some("candidate") => Some(Side::Candidate),
-                _ => None,
-            },
+            side: rows::side(cells)?,
             cancel_requested: cells.flag("cancel_requested")?,
             spent: Usage::default(),
         },

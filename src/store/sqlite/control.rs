@@ -5,13 +5,16 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::connection::Writer;
 use super::enqueue::insert_events;
+use super::rollout::{active, rollout_json};
 use super::row::Cells;
 use super::{SqliteStore, Step, modifier};
 use crate::control::{
-    self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked, ServingOrder,
+    self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked, ServingCause,
+    ServingOrder,
 };
 use crate::event::NewEvent;
 use crate::ids::Digest;
+use crate::rollout::RolloutRow;
 use crate::route::RouteKey;
 use crate::selection::ApprovalId;
 use crate::store::NewApproval;
@@ -71,6 +74,15 @@ SELECT json_object(
     SELECT json_group_array(json_object('plugin', plugin, 'digest', digest, 'cause', cause,
       'actor', actor, 'reason', reason, 'trace_id', trace_id, 'changed_at', changed_at))
     FROM executor_serving
+  ),
+  'rollouts', (
+    SELECT json_group_array(",
+    rollout_json!(),
+    ")
+    FROM executor_rollouts
+    WHERE ",
+    active!(),
+    "
   )
 ) AS controls"
 );
@@ -149,13 +161,13 @@ pub(super) async fn controls(store: &SqliteStore) -> Step<Controls> {
 }
 
 /// A transaction of somebody who decides, and their name.
-struct Deciding<'a> {
+pub(super) struct Deciding<'a> {
     writer: Writer<'a>,
-    actor: String,
+    pub(super) actor: String,
 }
 
 impl<'a> Deciding<'a> {
-    async fn begin(store: &'a SqliteStore, by: &Decider) -> Step<Self> {
+    pub(super) async fn begin(store: &'a SqliteStore, by: &Decider) -> Step<Self> {
         let mut writer = store.writers.acquire().await?;
         writer.begin().await?;
         let actor = match by {
@@ -166,11 +178,11 @@ impl<'a> Deciding<'a> {
         Ok(Self { writer, actor })
     }
 
-    fn conn(&mut self) -> Step<&mut SqliteConnection> {
+    pub(super) fn conn(&mut self) -> Step<&mut SqliteConnection> {
         self.writer.conn()
     }
 
-    async fn decide(mut self, event: NewEvent) -> Step<Decided> {
+    pub(super) async fn decide(mut self, event: NewEvent) -> Step<Decided> {
         insert_events(self.writer.conn()?, std::slice::from_ref(&event)).await?;
         self.writer.commit().await?;
         Ok(Decided::Changed {
@@ -178,7 +190,7 @@ impl<'a> Deciding<'a> {
         })
     }
 
-    async fn already(self) -> Step<Decided> {
+    pub(super) async fn already(self) -> Step<Decided> {
         self.writer.rollback().await?;
         Ok(Decided::Already)
     }
@@ -292,6 +304,23 @@ pub(super) async fn resume(
     deciding.decide(event).await
 }
 
+/// Says within the caller's transaction that the candidate of a rollout serves;
+/// the event of that.
+pub(super) async fn promote(deciding: &mut Deciding<'_>, row: &RolloutRow) -> Step<NewEvent> {
+    let event = control::promoted(row, &deciding.actor);
+    let actor = deciding.actor.clone();
+    sqlx::query(SET_SERVING)
+        .bind(row.plugin.as_str())
+        .bind(row.candidate.to_string())
+        .bind(ServingCause::Promotion.as_str())
+        .bind(&actor)
+        .bind(event.reason.as_deref())
+        .bind(event.trace_id.as_str())
+        .execute(deciding.conn()?)
+        .await?;
+    Ok(event)
+}
+
 pub(super) async fn approve(store: &SqliteStore, approval: &NewApproval) -> Step<ApprovalRow> {
     let mut deciding = Deciding::begin(store, &approval.by).await?;
     let actor = deciding.actor.clone();
@@ -349,6 +378,6 @@ pub(super) async fn approvals(store: &SqliteStore, limit: u32) -> Step<Vec<Appro
         .collect()
 }
 
-fn text(reason: Option<&Reason>) -> Option<&str> {
+pub(super) fn text(reason: Option<&Reason>) -> Option<&str> {
     reason.map(Reason::as_str)
 }

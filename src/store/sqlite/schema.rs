@@ -12,12 +12,13 @@ use super::{SqliteStore, Step};
 use crate::store::{Migration, StoreError};
 
 /// The steps; the version of a file is how many of them it has seen.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     include_str!("schema/1_bus.sql"),
     include_str!("schema/2_turns.sql"),
     include_str!("schema/3_controls.sql"),
     include_str!("schema/4_pipelines.sql"),
     include_str!("schema/5_plugins.sql"),
+    include_str!("schema/6_rollouts.sql"),
 ];
 
 /// What this build knows.

@@ -46,7 +46,7 @@ const INSERT_ATTEMPTS: &str = "
 INSERT INTO executor_attempts
   (message_id, lease_epoch, attempt, host, plugin, version, digest, kind, stage, why,
    claimed_at, wait_ms, run_ms, outcome, code, blame, usage, peak_memory_bytes,
-   outbound_requests, spans, log, log_dropped)
+   outbound_requests, spans, log, log_dropped, rollout_side)
 SELECT
   m.id, m.lease_epoch, end.value ->> 'attempt', m.claimed_by,
   end.value ->> 'plugin', end.value ->> 'version', end.value ->> 'digest', end.value ->> 'kind',
@@ -54,7 +54,8 @@ SELECT
   m.claimed_at, end.value ->> 'wait_ms', end.value ->> 'run_ms',
   end.value ->> 'outcome', end.value ->> 'code', end.value ->> 'blame', end.value -> 'usage',
   end.value ->> 'peak_memory_bytes', end.value ->> 'outbound_requests',
-  end.value -> 'spans', end.value -> 'log', end.value ->> 'log_dropped'
+  end.value -> 'spans', end.value -> 'log', end.value ->> 'log_dropped',
+  end.value ->> 'rollout_side'
 FROM jsonb_each(?1) AS end
 CROSS JOIN agent_messages AS m ON m.id = end.value ->> 'id'
 WHERE TRUE
@@ -175,6 +176,8 @@ struct EndCells<'a> {
     spans: &'a [Span],
     log: &'a [LogLine],
     log_dropped: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout_side: Option<String>,
 }
 
 impl<'a> EndCells<'a> {
@@ -202,6 +205,7 @@ impl<'a> EndCells<'a> {
             spans: &measured.spans,
             log: &measured.log,
             log_dropped: measured.log_dropped,
+            rollout_side: record.side(),
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cogo_host::api::{
-    DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginOperator,
+    Candidacy, DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginOperator,
     PluginSource, PluginView, PreviousView, Profile, ReadinessCheck, RefusedFileView,
-    RollbackOrder, RollbackView, RouteDecided, RouteOperator, RouteRefused, RouteView, ServingView,
-    VersionView,
+    RollbackOrder, RollbackView, RolloutRefused, RouteDecided, RouteOperator, RouteRefused,
+    RouteView, ServingView, VersionView, Versions,
 };
 use cogo_host::artifacts::Artifacts as _;
 use cogo_host::artifacts::local::LocalArtifacts;
@@ -153,6 +153,7 @@ impl Routing for OnePlugin {
             plugin: plugin().name,
             plugin_concurrency: 4,
             reclaim_foreign_after: None,
+            draw: None,
             only_probe: false,
         }]
     }
@@ -372,6 +373,29 @@ impl RouteOperator for Desk {
 
     fn check_fallback(&self, route: &RouteKey) -> Result<(), RouteRefused> {
         self.check_route(route)
+    }
+
+    fn check_rollout(&self, wish: &Candidacy) -> Result<Versions, RolloutRefused> {
+        self.check_route(&wish.route)?;
+        let (plugin, digest) = (plugin(), Digest::of(b"candidate"));
+        if wish.plugin != plugin.name {
+            return Err(RolloutRefused::NotOnRoute {
+                route: wish.route.clone(),
+                plugin: wish.plugin.clone(),
+                known: vec![plugin.name],
+            });
+        }
+        if !wish.digest.begins(digest) {
+            return Err(RolloutRefused::UnknownCandidate {
+                plugin: plugin.name,
+                digest: wish.digest.to_string(),
+                known: vec![digest],
+            });
+        }
+        Ok(Versions {
+            candidate: digest,
+            stable: Some(plugin.digest),
+        })
     }
 
     async fn follow(&self) {}

@@ -14,13 +14,14 @@ use cogo_host::finding::Finding;
 use cogo_host::gate::{Evidence, Scope};
 use cogo_host::ids::{HolderId, MessageId};
 use cogo_host::pipeline::{NewRun, Run};
+use cogo_host::rollout::{RolloutRow, verdict};
 use cogo_host::route::{Route, RouteKey};
-use cogo_host::selection::ApprovalId;
+use cogo_host::selection::{ApprovalId, RolloutId};
 use cogo_host::store::{
     ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat,
-    HostRow, Latency, Migration, NewApproval, PathEvidence, Renewal, Rescued, Result, Retention,
-    RunCancelled, RunFigures, RunMove, Settled, Settlement, Started, Store, StoreError, TaskFilter,
-    Want,
+    HostRow, Latency, Migration, NewApproval, NewRollout, PathEvidence, Renewal, Rescued, Result,
+    Retention, RolloutMove, RunCancelled, RunFigures, RunMove, Settled, Settlement, Started,
+    StartedRollout, Store, StoreError, TaskFilter, Want,
 };
 use cogo_host::task::{Claim, Enqueued, NewTask, Next, TaskRow};
 use rand::rngs::StdRng;
@@ -323,6 +324,30 @@ impl Store for Faults {
 
     async fn move_breaker(&self, change: &BreakerMove<'_>) -> Result<bool> {
         self.inner.move_breaker(change).await
+    }
+
+    async fn start_rollout(&self, rollout: &NewRollout) -> Result<StartedRollout> {
+        self.inner.start_rollout(rollout).await
+    }
+
+    async fn move_rollout(&self, change: &RolloutMove<'_>) -> Result<Option<RolloutRow>> {
+        self.inner.move_rollout(change).await
+    }
+
+    async fn rollout(&self, id: &RolloutId) -> Result<Option<RolloutRow>> {
+        self.inner.rollout(id).await
+    }
+
+    async fn rollouts(&self, limit: u32) -> Result<Vec<RolloutRow>> {
+        self.inner.rollouts(limit).await
+    }
+
+    async fn rollout_evidence(
+        &self,
+        rollout: &RolloutRow,
+        wait_max_ms: u64,
+    ) -> Result<verdict::Evidence> {
+        self.inner.rollout_evidence(rollout, wait_max_ms).await
     }
 
     async fn keep_probe(&self, path: &RealPath, revision: i64, lease: Duration) -> Result<bool> {

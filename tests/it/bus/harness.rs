@@ -198,6 +198,7 @@ pub fn served(route: &str, concurrency: u32, plugin: &str, plugin_concurrency: u
         plugin: plugin.parse().unwrap(),
         plugin_concurrency,
         reclaim_foreign_after: None,
+        draw: None,
         only_probe: false,
     }
 }

@@ -87,11 +87,11 @@ fn simulate(seed: u64, bad: f64, stable_bad: f64) -> Ended {
             draw.share,
             &Thresholds::default(),
         );
-        let Some(change) = rollout.wanted(&report, "h") else {
+        let Some(change) = rollout.wanted(&report) else {
             continue;
         };
         let step = rollout.state.step();
-        rollout.state = rollout.state.after(&change, &rollout.steps).unwrap();
+        rollout.state = rollout.state.after(&change, &rollout.steps, "h").unwrap();
         if rollout.state.step() != step {
             since_step = Evidence::default();
         }
@@ -164,8 +164,8 @@ fn a_rollout_without_tasks_goes_nowhere() {
         let share = rollout.share().unwrap();
         let none = Evidence::default();
         let report = judge(&none, &rollout.route, share, &Thresholds::default());
-        if let Some(change) = rollout.wanted(&report, "h") {
-            rollout.state = rollout.state.after(&change, &rollout.steps).unwrap();
+        if let Some(change) = rollout.wanted(&report) {
+            rollout.state = rollout.state.after(&change, &rollout.steps, "h").unwrap();
         }
         assert!(matches!(rollout.state, State::Held { step: 0, .. }));
     }

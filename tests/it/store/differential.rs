@@ -282,6 +282,7 @@ fn wants_of(wanted: &[history::Wanted]) -> Vec<Want> {
         tenant: wanted.tenant.map(|n| TENANTS[n].to_owned()),
         limit: wanted.limit,
         reclaim_foreign_after: wanted.reclaim.then_some(2 * HOUR),
+        draw: None,
     });
     each.collect()
 }

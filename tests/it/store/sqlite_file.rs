@@ -44,14 +44,14 @@ async fn a_migration_is_shown_done_and_then_done_already() {
     let error = store.check_schema().await.unwrap_err();
     assert!(matches!(error, StoreError::NotMigrated));
     let planned = store.migrate(true).await.unwrap();
-    assert_eq!((planned.from, planned.to), (0, 4));
+    assert_eq!((planned.from, planned.to), (0, 6));
     let shown = planned.statements.join("\n");
     assert!(shown.contains("CREATE TABLE agent_messages"), "{shown}");
     assert!(store.check_schema().await.is_err());
     assert_eq!(store.migrate(false).await.unwrap(), planned);
     store.check_schema().await.unwrap();
     let again = store.migrate(false).await.unwrap();
-    assert_eq!((again.from, again.statements.len()), (4, 0));
+    assert_eq!((again.from, again.statements.len()), (6, 0));
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_file_of_the_schema_before_keeps_its_tasks() {
         Err(StoreError::NotMigrated)
     ));
     let done = store.migrate(false).await.unwrap();
-    assert_eq!((done.from, done.to), (1, 4));
+    assert_eq!((done.from, done.to), (1, 6));
     assert!(store.controls().await.unwrap().pauses.is_empty());
     assert_eq!(store.depth().await.unwrap().queued, 1);
 }

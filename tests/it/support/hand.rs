@@ -51,6 +51,7 @@ pub fn want(route: &str) -> Want {
         tenant: None,
         limit: 1000,
         reclaim_foreign_after: None,
+        draw: None,
     }
 }
 

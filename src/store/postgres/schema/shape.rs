@@ -8,12 +8,13 @@ mod controls;
 mod pipelines;
 
 use self::controls::{
-    EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES, EXECUTOR_SERVING,
+    EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES, EXECUTOR_ROLLOUTS,
+    EXECUTOR_SERVING,
 };
 use self::pipelines::EXECUTOR_PIPELINES;
 
 /// What this build knows.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// A table that the host needs.
 pub(super) struct Table {
@@ -84,6 +85,14 @@ const fn index(name: &'static str, on: &'static str) -> Index {
     Index {
         name,
         unique: false,
+        on,
+    }
+}
+
+const fn unique(name: &'static str, on: &'static str) -> Index {
+    Index {
+        name,
+        unique: true,
         on,
     }
 }
@@ -286,6 +295,8 @@ const EXECUTOR_ATTEMPTS: Table = Table {
         add("spans", JSON, "NOT NULL DEFAULT '[]'"),
         add("log", JSON, "NOT NULL DEFAULT '[]'"),
         add("log_dropped", BIGINT, "NOT NULL DEFAULT 0"),
+        // The side that it ran on, and its rollout.
+        add("rollout_side", TEXT, ""),
     ],
     constraints: "PRIMARY KEY (message_id, lease_epoch)",
     storage: "",
@@ -300,6 +311,11 @@ const EXECUTOR_ATTEMPTS: Table = Table {
         index(
             "executor_attempts_worker",
             "(ended_at) WHERE blame = 'worker'",
+        ),
+        // What rollouts look at: an attempt without one costs nothing here.
+        index(
+            "executor_attempts_rollout",
+            "(rollout_side, ended_at) WHERE rollout_side IS NOT NULL",
         ),
     ],
 };
@@ -373,7 +389,7 @@ const COGO_HOST_SCHEMA: Table = Table {
     indexes: &[],
 };
 
-pub(super) const TABLES: [&Table; 13] = [
+pub(super) const TABLES: [&Table; 14] = [
     &AGENT_MESSAGES,
     &BUS_EVENTS,
     &EXECUTOR_ATTEMPTS,
@@ -386,6 +402,7 @@ pub(super) const TABLES: [&Table; 13] = [
     &EXECUTOR_BREAKERS,
     &EXECUTOR_PIPELINES,
     &EXECUTOR_SERVING,
+    &EXECUTOR_ROLLOUTS,
     &COGO_HOST_SCHEMA,
 ];
 

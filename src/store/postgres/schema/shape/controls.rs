@@ -1,6 +1,6 @@
 //! The tables of what was decided while hosts run, about routes and plugins.
 
-use super::{BIGINT, BOOLEAN, INSTANT, INTEGER, JSON, TEXT, Table, add, index, need};
+use super::{BIGINT, BOOLEAN, INSTANT, INTEGER, JSON, TEXT, Table, add, index, need, unique};
 
 /// The flags of routes, where they were set on the bus.
 pub(super) const EXECUTOR_FLAGS: Table = Table {
@@ -106,4 +106,52 @@ pub(super) const EXECUTOR_SERVING: Table = Table {
     storage: "",
     unlogged: false,
     indexes: &[],
+};
+
+/// Rollouts of plugin versions; kept after they ended. Only who names the revision
+/// that one has may change it.
+pub(super) const EXECUTOR_ROLLOUTS: Table = Table {
+    name: "executor_rollouts",
+    columns: &[
+        need("id", TEXT, "NOT NULL PRIMARY KEY"),
+        need("route", TEXT, "NOT NULL"),
+        need("plugin", TEXT, "NOT NULL"),
+        need("candidate", TEXT, "NOT NULL"),
+        add("stable", TEXT, ""),
+        need("steps", JSON, "NOT NULL"),
+        need("interval_ms", BIGINT, "NOT NULL"),
+        need("revision", BIGINT, "NOT NULL"),
+        need(
+            "state",
+            TEXT,
+            "NOT NULL CHECK (state IN \
+             ('waiting', 'step', 'held', 'paused', 'promoted', 'rolled_back', 'aborted'))",
+        ),
+        add("step", INTEGER, ""),
+        // What ended before this is no evidence of the step.
+        add("step_began_at", INSTANT, ""),
+        add("began_at", INSTANT, ""),
+        add("why", TEXT, ""),
+        add("actor", TEXT, ""),
+        need("started_by", TEXT, "NOT NULL"),
+        add("reason", TEXT, ""),
+        need("trace_id", TEXT, "NOT NULL"),
+        add("started_at", INSTANT, "NOT NULL DEFAULT now()"),
+        add("changed_at", INSTANT, "NOT NULL DEFAULT now()"),
+    ],
+    constraints: "",
+    storage: "",
+    unlogged: false,
+    indexes: &[
+        // One at a time on a route, and one of a plugin.
+        unique(
+            "executor_rollouts_route",
+            "(route) WHERE state IN ('waiting', 'step', 'held', 'paused')",
+        ),
+        unique(
+            "executor_rollouts_plugin",
+            "(plugin) WHERE state IN ('waiting', 'step', 'held', 'paused')",
+        ),
+        index("executor_rollouts_started", "(started_at)"),
+    ],
 };

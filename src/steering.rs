@@ -1,0 +1,135 @@
+//! Rollouts on the bus, as people look at them and steer them: the row, the
+//! verdict over its step, which hosts are ready, and changes on request.
+//!
+//! Decides nothing: the verdict is [`verdict::judge`]'s, the same that hosts act
+//! on, and what a state allows is said by [`crate::rollout`].
+
+use serde::Serialize;
+
+use crate::control::Decision;
+use crate::gate::{GateReport, Thresholds};
+use crate::rollout::{Change, IllegalChange, RolloutRow, Share, verdict};
+use crate::selection::RolloutId;
+use crate::store::{HostRow, RolloutMove, Store, StoreError};
+
+/// How often a change is tried again that somebody else came before.
+const TRIES: u32 = 5;
+
+/// A rollout and how it is doing.
+#[derive(Debug, Clone, Serialize)]
+pub struct RolloutView {
+    #[serde(flatten)]
+    pub row: RolloutRow,
+    /// How many of a hundred tasks get the candidate now.
+    pub share: Option<Share>,
+    /// Of the step that it is at.
+    pub gate: Option<GateReport>,
+    /// The live hosts, while it is under way.
+    pub hosts: Vec<Readiness>,
+}
+
+/// Whether a host could run the candidate at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    pub host: String,
+    pub ready: bool,
+}
+
+impl RolloutView {
+    /// Reads and judges.
+    ///
+    /// # Errors
+    /// When the bus cannot be read.
+    pub async fn read(
+        store: &dyn Store,
+        row: RolloutRow,
+        thresholds: &Thresholds,
+    ) -> Result<Self, StoreError> {
+        let hosts = match row.state.is_active() {
+            true => readiness(&row, &store.hosts().await?),
+            false => Vec::new(),
+        };
+        Ok(Self {
+            share: row.share(),
+            gate: judge(store, &row, thresholds).await?,
+            hosts,
+            row,
+        })
+    }
+}
+
+/// The live hosts, and whether each has the candidate ready.
+pub fn readiness(row: &RolloutRow, hosts: &[HostRow]) -> Vec<Readiness> {
+    let live = hosts.iter().filter(|host| host.is_live());
+    live.map(|host| Readiness {
+        host: host.name.clone(),
+        ready: host.digests.contains(&row.candidate),
+    })
+    .collect()
+}
+
+/// The verdict over the step that a rollout is at; none where it has no share.
+///
+/// # Errors
+/// When the bus cannot be read.
+pub async fn judge(
+    store: &dyn Store,
+    row: &RolloutRow,
+    thresholds: &Thresholds,
+) -> Result<Option<GateReport>, StoreError> {
+    let Some(share) = row.share() else {
+        return Ok(None);
+    };
+    let evidence = store
+        .rollout_evidence(row, thresholds.wait_p90_max_ms)
+        .await?;
+    Ok(Some(verdict::judge(
+        &evidence, &row.route, share, thresholds,
+    )))
+}
+
+/// Why a rollout is not changed as somebody asked.
+#[derive(Debug, thiserror::Error)]
+pub enum NotSteered {
+    #[error("there is no rollout `{0}`")]
+    Unknown(RolloutId),
+    #[error("rollout {id}: {refused}")]
+    Illegal {
+        id: RolloutId,
+        refused: IllegalChange,
+    },
+    #[error("rollout {0} changes all the time; try again")]
+    Busy(RolloutId),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes a change that somebody asks for, whatever hosts do to it meanwhile.
+///
+/// # Errors
+/// [`NotSteered`] where its state does not allow the change.
+pub async fn steer(
+    store: &dyn Store,
+    id: &RolloutId,
+    change: &Change,
+    decision: &Decision,
+) -> Result<RolloutRow, NotSteered> {
+    for _ in 0..TRIES {
+        let row = store.rollout(id).await?;
+        let row = row.ok_or_else(|| NotSteered::Unknown(id.clone()))?;
+        if let Err(refused) = row.state.after(change, &row.steps, "") {
+            let id = id.clone();
+            return Err(NotSteered::Illegal { id, refused });
+        }
+        let wanted = RolloutMove {
+            row: &row,
+            change,
+            decision,
+            report: None,
+        };
+        if let Some(after) = store.move_rollout(&wanted).await? {
+            return Ok(after);
+        }
+    }
+    Err(NotSteered::Busy(id.clone()))
+}
