@@ -16,6 +16,7 @@ mod migrate;
 mod output;
 mod pipeline;
 mod plugin;
+mod rollout;
 mod route;
 mod run;
 mod settings;
@@ -96,6 +97,9 @@ enum Command {
     /// Look at routes, pause and resume them.
     #[command(subcommand)]
     Route(route::RouteCommand),
+    /// Roll a plugin version out, share by share, as long as the gate passes.
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
     /// Let the mock stand in for a real executor that is down.
     #[command(subcommand)]
     Fallback(fallback::FallbackCommand),
@@ -177,6 +181,7 @@ fn execute(cli: Cli, output: Output) -> Outcome {
         Command::Plugin(command) => plugin::plugin(context, command),
         Command::Flag(command) => on_runtime(flag::flag(context, command)),
         Command::Route(command) => on_runtime(route::route(context, command)),
+        Command::Rollout(command) => on_runtime(rollout::rollout(context, command)),
         Command::Fallback(command) => on_runtime(fallback::fallback(context, command)),
         Command::Migrate(args) => on_runtime(migrate::migrate(context, args)),
         Command::Doctor(args) => on_runtime(doctor::doctor(context, args)),

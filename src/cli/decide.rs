@@ -135,7 +135,7 @@ impl Connection {
     }
 }
 
-fn own(reason: Option<Reason>) -> Decision {
+pub fn own(reason: Option<Reason>) -> Decision {
     Decision {
         by: Decider::DatabaseRole,
         reason,

@@ -117,7 +117,7 @@ pub fn table(report: &GateReport, scope: &Scope) -> String {
     )
 }
 
-const fn mark(verdict: Verdict) -> &'static str {
+pub const fn mark(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "✓",
         Verdict::Fail => "✗",
@@ -125,13 +125,13 @@ const fn mark(verdict: Verdict) -> &'static str {
     }
 }
 
-fn value(check: &Check) -> String {
+pub fn value(check: &Check) -> String {
     check
         .value
         .map_or_else(|| "no data".to_owned(), |value| unit(value, check.unit))
 }
 
-fn limit(check: &Check) -> String {
+pub fn limit(check: &Check) -> String {
     let sign = match check.comparison {
         Comparison::AtMost => "≤",
         Comparison::AtLeast => "≥",

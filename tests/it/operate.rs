@@ -7,4 +7,4 @@ mod hosts;
 mod outages;
 mod pauses;
 mod pipelines;
-mod versions;
+pub mod versions;

@@ -1,3 +1,4 @@
 //! Rolling versions out: what the verdicts are worth, and hosts that do it.
 
+mod hosts;
 mod simulation;
