@@ -54,7 +54,7 @@ pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};
 pub use rollouts::{Candidacy, RolloutRefused, Versions};
 pub use serve::serve;
 
-use crate::artifacts::local::LocalArtifacts;
+use crate::artifacts::published::PublishedArtifacts;
 use crate::bus::BusHandle;
 use crate::gate::Thresholds;
 use crate::route::{Policy, RouteKey};
@@ -66,7 +66,7 @@ use error::ApiError;
 /// What the API needs of the host, put together by the composition root.
 pub struct Api {
     pub store: Arc<dyn Store>,
-    pub artifacts: LocalArtifacts,
+    pub artifacts: PublishedArtifacts,
     pub bus: BusHandle,
     pub facts: Arc<dyn HostFacts>,
     pub plugins: Arc<dyn PluginOperator>,

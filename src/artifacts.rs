@@ -5,7 +5,9 @@
 //! the settlement writes. So an attempt that lost its lease publishes nothing,
 //! and a path never reaches the file system: it is a key, checked all the same.
 
-pub mod local;
+pub mod bucket;
+pub mod directory;
+pub mod published;
 
 use std::fmt;
 use std::str::FromStr;
@@ -118,6 +120,13 @@ impl ArtifactError {
             Self::Unavailable(_) => "artifacts_unavailable",
         }
     }
+}
+
+/// What lies under a digest.
+enum Content {
+    Whole(Bytes),
+    /// More than there should be, so not read.
+    Longer,
 }
 
 /// Where attempts put artifacts and read those of their trace.

@@ -89,9 +89,23 @@ pub struct Config {
     pub breaker: Timing,
     pub retention_days: Option<u32>,
     pub audit_retention_days: Option<u32>,
-    pub artifacts_base: Option<String>,
+    /// Unset: contents on this host's disk, URLs to this host.
+    pub artifacts_base: Option<ArtifactsBase>,
     pub listen: Listen,
     pub gate: GateConfig,
+}
+
+/// Where artifacts lie, and what their URLs begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArtifactsBase {
+    /// On this host's disk; something at this URL serves them.
+    Url(String),
+    /// In a bucket, by its `s3://` URL.
+    Bucket {
+        url: String,
+        /// Workers get signed links into it instead of this host's.
+        signed_links: bool,
+    },
 }
 
 impl Config {

@@ -36,9 +36,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Auth, HostNames, InvalidTokens, NoTokens, Tokens};
-use crate::artifacts::local::LocalArtifacts;
+use crate::artifacts::bucket::{Bucket, InvalidBucket};
+use crate::artifacts::directory::Directory;
+use crate::artifacts::published::{Contents, PublishedArtifacts};
 use crate::bus::{self, BusHandle, BusSettings};
-use crate::config::{Config, ConfigError};
+use crate::config::{ArtifactsBase, Config, ConfigError};
 use crate::ids::HolderId;
 use crate::plugin::catalog::Catalog;
 use crate::plugin::sandbox::{Runtimes, Sandbox};
@@ -97,6 +99,8 @@ pub enum HostError {
     #[error(transparent)]
     Tokens(#[from] InvalidTokens),
     #[error(transparent)]
+    Bucket(#[from] InvalidBucket),
+    #[error(transparent)]
     Plugins(#[from] PluginsError),
     #[error(transparent)]
     Settings(#[from] bus::InvalidSettings),
@@ -114,6 +118,7 @@ impl HostError {
             Self::NotLoopback(_) => "set COGO_HOST_TOKEN or COGO_HOST_TOKEN_FILE, or bind to 127.0.0.1".to_owned(),
             Self::TokenFile { .. } => "COGO_HOST_TOKEN_FILE names a readable file of `name:token` lines".to_owned(),
             Self::Tokens(_) => "expected one `name:token` a line, the token at least 16 visible ASCII characters".to_owned(),
+            Self::Bucket(_) => "ARTIFACTS_BASE is s3://BUCKET/PREFIX; AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY say who asks, AWS_ENDPOINT_URL where a store is that is not Amazon's".to_owned(),
             Self::Plugins(error) => error.hint(),
             Self::Settings(_) => "correct the setting; `cogo-host config show --origin` tells where it is".to_owned(),
         }
@@ -166,7 +171,7 @@ impl Host {
             source,
         })?;
         let api_url = format!("http://{}", reachable(address));
-        let artifacts = artifacts(config, &api_url, &store);
+        let artifacts = artifacts(config, &api_url, &store)?;
         let holder = HolderId::generate(&config.holder_id);
         let sandbox = sandbox(Arc::clone(&catalog), guests, &artifacts);
         let bus = bus::start(
@@ -427,15 +432,28 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn artifacts(config: &Config, api_url: &str, store: &Arc<dyn Store>) -> LocalArtifacts {
-    let base = match &config.artifacts_base {
-        Some(base) => base.clone(),
-        None => format!("{api_url}/artifacts"),
+fn artifacts(
+    config: &Config,
+    api_url: &str,
+    store: &Arc<dyn Store>,
+) -> Result<PublishedArtifacts, InvalidBucket> {
+    let here = format!("{api_url}/artifacts");
+    let directory = || Contents::Directory(Directory::new(config.state_dir.join("artifacts")));
+    let (contents, base) = match &config.artifacts_base {
+        None => (directory(), here),
+        Some(ArtifactsBase::Url(url)) => (directory(), url.clone()),
+        Some(ArtifactsBase::Bucket { url, signed_links }) => {
+            let contents = Contents::Bucket {
+                bucket: Bucket::open(url)?,
+                signed_links: *signed_links,
+            };
+            (contents, here)
+        }
     };
-    LocalArtifacts::new(config.state_dir.join("artifacts"), &base, Arc::clone(store))
+    Ok(PublishedArtifacts::new(contents, &base, Arc::clone(store)))
 }
 
-fn sandbox(catalog: Arc<Catalog>, guests: &Handle, artifacts: &LocalArtifacts) -> Sandbox {
+fn sandbox(catalog: Arc<Catalog>, guests: &Handle, artifacts: &PublishedArtifacts) -> Sandbox {
     let runtimes = Runtimes {
         guest: guests.clone(),
         io: Handle::current(),

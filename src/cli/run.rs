@@ -150,6 +150,7 @@ impl From<HostError> for Failure {
             HostError::Owned(OwnershipError::Owned { .. }) => (Exit::Unavailable, "bus_owned"),
             HostError::Owned(OwnershipError::Io { .. }) => (Exit::Unavailable, "bus_unavailable"),
             HostError::Listen { .. } => (Exit::Unavailable, "port_unavailable"),
+            HostError::Bucket(_) => (Exit::Usage, "artifacts_invalid"),
             HostError::NotLoopback(_) => (Exit::Usage, "token_missing"),
             HostError::TokenFile { .. } | HostError::Tokens(_) => (Exit::Usage, "token_unusable"),
             HostError::Plugins(_) => (Exit::Usage, "plugins_unusable"),

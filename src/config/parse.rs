@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::layers::{Layers, Origin, Value, nearest, quoted};
 use super::settings::{SETTINGS, Setting};
 use super::{
-    Config, ConfigError, Flag, GateConfig, Listen, PluginConfig, RouteConfig, Secret, Served,
+    ArtifactsBase, Config, ConfigError, Flag, GateConfig, Listen, PluginConfig, RouteConfig,
+    Secret, Served,
 };
 use crate::attempt::Kind;
 use crate::breaker::Timing;
@@ -65,7 +66,7 @@ impl Config {
             },
             retention_days: read.optional_number("retention_days", 1, 36_500)?,
             audit_retention_days: read.optional_number("audit_retention_days", 1, 36_500)?,
-            artifacts_base: read.text("artifacts_base")?,
+            artifacts_base: read.artifacts_base()?,
             listen: read.listen()?,
             gate: read.gate()?,
         })
@@ -95,6 +96,35 @@ impl Reader<'_> {
 
     fn text(&self, key: &str) -> Result<Option<String>, ConfigError> {
         Ok(self.value(key)?.map(|value| value.text))
+    }
+
+    fn artifacts_base(&self) -> Result<Option<ArtifactsBase>, ConfigError> {
+        let base = self.text("artifacts_base")?;
+        let in_bucket = base
+            .as_deref()
+            .is_some_and(|base| base.starts_with("s3://"));
+        let signed_links = match self.value("artifacts_links")? {
+            None => false,
+            Some(links) => match (links.text.trim(), in_bucket) {
+                ("host", _) => false,
+                ("signed", true) => true,
+                ("signed", false) => {
+                    let expected = "links are signed only into a bucket, which ARTIFACTS_BASE names by s3://BUCKET/PREFIX";
+                    return Err(wrong("artifacts_links", &links, expected));
+                }
+                _ => {
+                    return Err(wrong(
+                        "artifacts_links",
+                        &links,
+                        "expected `host` or `signed`",
+                    ));
+                }
+            },
+        };
+        Ok(base.map(|url| match in_bucket {
+            true => ArtifactsBase::Bucket { url, signed_links },
+            false => ArtifactsBase::Url(url),
+        }))
     }
 
     fn optional<T>(&self, key: &str) -> Result<Option<T>, ConfigError>

@@ -180,7 +180,13 @@ pub const SETTINGS: &[Setting] = &[
         "artifacts_base",
         "ARTIFACTS_BASE",
         None,
-        "what URLs of artifacts begin with; unset: this host",
+        "what URLs of artifacts begin with, or `s3://BUCKET/PREFIX` to keep them there (with the usual AWS_* variables); unset: this host",
+    ),
+    setting(
+        "artifacts_links",
+        "ARTIFACTS_LINKS",
+        Some("host"),
+        "where workers fetch artifacts: `host`, or `signed` links into the bucket",
     ),
     setting("bind", "COGO_BIND", Some("127.0.0.1"), "address of the API"),
     setting(

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifacts::local::LocalArtifacts;
+use crate::artifacts::published::PublishedArtifacts;
 use crate::artifacts::{ArtifactError, Artifacts as _, EDITS_PATH};
 use crate::bus::BusHandle;
 use crate::bus::outage::Outage;
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What it takes to drive runs.
 pub(super) struct Pipelines {
     pub store: Arc<dyn Store>,
-    pub artifacts: LocalArtifacts,
+    pub artifacts: PublishedArtifacts,
     pub bus: BusHandle,
     pub config: Config,
     /// Somebody here began or cancelled a run.
@@ -176,8 +176,11 @@ impl Pipelines {
         };
         match self.artifacts.content(&row).await {
             Ok(body) => match Edits::parse(&body) {
-                Ok(_) => Ok(Checked::Sound {
-                    url: url.to_owned(),
+                Ok(_) => Ok(match self.artifacts.signed_link(&row).await {
+                    Ok(link) => Checked::Sound {
+                        url: link.unwrap_or_else(|| url.to_owned()),
+                    },
+                    Err(error) => Checked::Later(error.to_string()),
                 }),
                 Err(error) => unsound(error.code(), &error.to_string()),
             },

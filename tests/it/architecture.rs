@@ -230,6 +230,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["api"]),
     ("clap", &["cli"]),
     ("notify", &["plugin"]),
+    ("object_store", &["artifacts"]),
     // What makes components of modules answers with it.
     ("anyhow", &["cli", "packaging"]),
     // A refused request prints the grant to paste.

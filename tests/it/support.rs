@@ -7,6 +7,7 @@ pub mod invariants;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod s3;
 pub mod sqlite;
 
 use cogo_host::store::{EventFilter, TaskFilter};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cogo_host::api::{self, Api, Auth, HostNames, Tokens};
-use cogo_host::artifacts::local::LocalArtifacts;
+use cogo_host::artifacts::directory::Directory;
+use cogo_host::artifacts::published::{Contents, PublishedArtifacts};
 use cogo_host::bus::{self, BusHandle, BusSettings};
 use cogo_host::gate::Thresholds;
 use cogo_host::ids::{HolderId, MessageId};
@@ -83,8 +84,8 @@ impl TestApi {
         let store: Arc<dyn Store> = Arc::new(store);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let artifacts = LocalArtifacts::new(
-            directory.path().join("artifacts"),
+        let artifacts = PublishedArtifacts::new(
+            Contents::Directory(Directory::new(directory.path().join("artifacts"))),
             &format!("http://{address}/artifacts"),
             Arc::clone(&store),
         );

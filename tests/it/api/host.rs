@@ -12,7 +12,7 @@ use cogo_host::api::{
     RouteView, ServingView, VersionView, Versions,
 };
 use cogo_host::artifacts::Artifacts as _;
-use cogo_host::artifacts::local::LocalArtifacts;
+use cogo_host::artifacts::published::PublishedArtifacts;
 use cogo_host::attempt::{
     Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Kind, LogLevel, LogLine,
     Measured, PluginVersion, Problem, Progress, Span, StagedArtifact, StopReason,
@@ -56,7 +56,7 @@ fn why() -> Why {
 /// Does what the payload's `do` says: `hang`, `fail`, or else a passed
 /// build-test with the payload's `files` as artifacts.
 pub struct Obedient {
-    pub artifacts: LocalArtifacts,
+    pub artifacts: PublishedArtifacts,
     /// Hears of each attempt that hangs.
     pub hanging: mpsc::UnboundedSender<MessageId>,
 }

@@ -38,7 +38,7 @@ fn codegen_too(here: &Installation) {
     let _ = here.run(&args).expect(0);
 }
 
-fn enforced(host: &Host, order: &Value) -> (u16, Value) {
+pub fn enforced(host: &Host, order: &Value) -> (u16, Value) {
     host.post(&format!("{PIPELINE}?enforce=true&wait_ms=120000"), order)
 }
 

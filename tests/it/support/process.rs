@@ -251,6 +251,21 @@ impl Host {
         })
     }
 
+    /// The status and the text of its API's answer to a GET without a token.
+    pub fn get_raw(&self, path: &str) -> (u16, String) {
+        let url = format!("{}{path}", self.api);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            let answer = client.get(url).send().await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        })
+    }
+
     /// What its API answers to a POST without a token, with its status.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let url = format!("{}{path}", self.api);
