@@ -8,4 +8,5 @@ mod hosts;
 mod outages;
 mod pauses;
 mod pipelines;
+mod sandboxes;
 pub mod versions;

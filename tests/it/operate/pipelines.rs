@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::hand::{Hand, settlement};
 use crate::support::process::{Host, Installation, Worker, sources};
-use crate::whole_path::{count, events, project, task, waiting};
+use crate::whole_path::{count, ended as task_ended, events, project, submit, task, waiting};
 
 const PIPELINE: &str = "/api/pipeline/codeBuildTest";
 
@@ -221,6 +221,34 @@ fn a_codegen_that_fails_ends_the_run_and_says_why() {
         );
     }
     let _ = here.run(&["pipeline", "status", "t-2"]).expect(4);
+}
+
+#[test]
+fn edits_that_do_not_apply_fail_the_build_test() {
+    let root = Installation::new();
+    let project = project(root.path(), "pass");
+    let note = project.join("note.txt");
+    std::fs::write(&note, "to go\n").unwrap();
+    let worker = Worker::start(root.path(), 0);
+    let here = real(&worker);
+    let host = here.host(&[]);
+    codegen_too(&here);
+
+    let order = json!({ "taskId": "t-1", "spec": "delete note.txt", "repo": project });
+    let (status, run) = enforced(&host, &order);
+    assert_eq!(status, 200, "{run:#}");
+    // The same edits on a tree that they were not made for.
+    std::fs::remove_file(note).unwrap();
+    let edits = format!("{}/artifacts/t-1/edits.json", host.api);
+    let submitted = submit(&here, &project, &["--edits-url", &edits]);
+    let shown = task_ended(&here, submitted["id"].as_str().unwrap());
+    let error = shown["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("worker_rejected: ") && error.contains("note.txt"),
+        "{error}"
+    );
+    let trace = submitted["trace_id"].as_str().unwrap();
+    assert_eq!(count(&events(&here, trace), "buildtest_failed"), 1);
 }
 
 /// What a host finds where codegen left its edits.
