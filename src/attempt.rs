@@ -52,6 +52,17 @@ pub enum StopReason {
     Deadline,
 }
 
+impl StopReason {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Draining => "draining",
+            Self::LeaseLost => "lease-lost",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
 /// What went wrong, for machines and for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -230,6 +241,18 @@ pub enum LogLevel {
     Info,
     Warn,
     Error,
+}
+
+impl LogLevel {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// An artifact whose bytes are stored and which becomes visible when the

@@ -55,7 +55,8 @@ struct Global {
     json: bool,
     /// Read settings from this file; it goes before the environment.
     #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
+    // A text, as `plugin run` takes `--config KEY=VALUE` in its place.
+    config: Option<String>,
     /// Where the embedded bus, artifacts and caches live.
     #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -125,6 +126,15 @@ impl Context {
     fn config(&self) -> Outcome<Config> {
         Ok(Config::from_layers(&self.layers)?)
     }
+
+    /// What it takes to compile and run a plugin at hand, whatever the rest of
+    /// the configuration says.
+    fn plugin_config(&self) -> Outcome<Config> {
+        let few = self
+            .layers
+            .only(&["cache_dir", "guest_threads", "state_dir"]);
+        Ok(Config::from_layers(&few)?)
+    }
 }
 
 /// Parses the arguments, runs the command, reports its failure.
@@ -167,7 +177,7 @@ fn execute(cli: Cli, output: Output) -> Outcome {
     telemetry::install(cli.global.log_filter.as_deref(), verbosity)
         .map_err(|error| Failure::new(Exit::Usage, "log_filter_invalid", error))?;
     let context = Context {
-        layers: layers(&cli.global)?,
+        layers: layers(&cli.global, takes_values(&cli.command))?,
         output,
     };
     match cli.command {
@@ -191,11 +201,19 @@ fn execute(cli: Cli, output: Output) -> Outcome {
     }
 }
 
-fn layers(global: &Global) -> Outcome<Layers> {
+/// Whether `--config` gives a plugin its values rather than the host its file.
+const fn takes_values(command: &Command) -> bool {
+    match command {
+        Command::Plugin(command) => command.takes_values(),
+        _ => false,
+    }
+}
+
+fn layers(global: &Global, takes_values: bool) -> Outcome<Layers> {
     let mut layers = Layers::new(environment());
     layers.read_project(std::path::Path::new("cogo.toml"))?;
-    if let Some(file) = &global.config {
-        layers.read_explicit(file)?;
+    if let Some(file) = global.config.as_ref().filter(|_| !takes_values) {
+        layers.read_explicit(std::path::Path::new(file))?;
     }
     if let Some(dir) = &global.state_dir {
         layers.set_flag("state_dir", "state-dir", dir.to_string_lossy());

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use layers::nearest;
 pub use layers::{Layers, Origin};
 pub use settings::{SETTINGS, Setting, ShownSetting, show};
 

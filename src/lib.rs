@@ -36,6 +36,7 @@ pub mod config;
 pub mod control;
 pub mod dispatch;
 pub mod event;
+pub mod expect;
 pub mod finding;
 pub mod gate;
 pub mod intake;
@@ -56,6 +57,7 @@ pub mod packaging;
 pub mod runs;
 pub mod steering;
 pub mod trace;
+pub mod trial;
 
 pub mod api;
 

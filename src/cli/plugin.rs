@@ -1,7 +1,9 @@
-//! `plugin list|inspect|build|rollback`.
+//! `plugin list|inspect|build|run|rollback`.
 
 mod list;
 mod rollback;
+mod run;
+mod subject;
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::output::{Exit, Failure, Outcome};
-use super::{Context, on_runtime, run};
+use super::run::with_guests;
+use super::{Context, on_runtime};
 use crate::host;
 use crate::ids::PluginName;
 use crate::packaging::{self, LockFile};
@@ -42,6 +45,12 @@ pub enum PluginCommand {
         #[arg(long)]
         locked: bool,
     },
+    /// Run a component on one task: no bus, no configuration, the host's own
+    /// sandbox.
+    ///
+    /// The result goes to stdout, the plugin's log to stderr. Ends with 0 when
+    /// the task completed, with 1 when it failed.
+    Run(run::RunArgs),
     /// Put an earlier version back into service on the running host, at once.
     ///
     /// It stays until the plugin's file changes.
@@ -57,6 +66,13 @@ pub enum PluginCommand {
     },
 }
 
+impl PluginCommand {
+    /// See [`super::takes_values`].
+    pub const fn takes_values(&self) -> bool {
+        matches!(self, Self::Run(_))
+    }
+}
+
 pub fn plugin(context: Context, command: PluginCommand) -> Outcome {
     match command {
         PluginCommand::List => list::list(&context),
@@ -66,6 +82,7 @@ pub fn plugin(context: Context, command: PluginCommand) -> Outcome {
             output,
             locked,
         } => build(&context, &directory, output, locked),
+        PluginCommand::Run(args) => run::run(&context, args),
         PluginCommand::Rollback { name, to, reason } => {
             on_runtime(rollback::roll_back(context, name, to, reason))
         }
@@ -98,7 +115,7 @@ fn inspect(context: &Context, file: &Path, wit: bool) -> Outcome {
         limits: None,
     };
     if inspected.file.problems.is_empty() {
-        let loaded = run::with_guests(&config, async |guests| {
+        let loaded = with_guests(&config, async |guests| {
             let loader = host::plugin_loader(&config, guests)?;
             Ok(loader.load(candidate, &Settings::default()).await)
         })?;

@@ -102,6 +102,23 @@ impl Layers {
         Ok(())
     }
 
+    /// The same with these settings only: for what needs no more of the
+    /// configuration, and should not fail over the rest.
+    #[must_use]
+    pub fn only(&self, keys: &[&str]) -> Self {
+        let kept = SETTINGS
+            .iter()
+            .filter(|setting| keys.contains(&setting.key));
+        let names: Vec<&str> = kept.map(|setting| setting.env).collect();
+        let mut few = self.clone();
+        few.flags.retain(|key, _| keys.contains(key));
+        few.explicit.retain(|key, _| keys.contains(&key.as_str()));
+        few.project.retain(|key, _| keys.contains(&key.as_str()));
+        few.environment
+            .retain(|name, _| names.contains(&name.as_str()));
+        few
+    }
+
     /// All values of a setting, the one that counts first.
     pub fn lookup(&self, setting: &Setting) -> Vec<Value> {
         let environment = self.environment.get(setting.env).map(|text| Value {

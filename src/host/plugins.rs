@@ -132,6 +132,7 @@ pub fn settings(config: &Config, name: Option<&PluginName>, source: Source) -> S
         // A pin is of the operator's file; the bundled version is known anyway.
         pin: own.digest.filter(|_| source == Source::Directory),
         limits,
+        ..Settings::default()
     }
 }
 

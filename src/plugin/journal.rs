@@ -5,19 +5,23 @@
 //! attempt's [`LogLimits`] and never blocks on anything but its own short lock.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::attempt::{LogLevel, LogLine, Span};
 use crate::plugin::limits::LogLimits;
 use crate::plugin::text;
 
+/// Hears the lines of an attempt's log while it runs. Must not block.
+pub type LogTap = Arc<dyn Fn(&LogLine) + Send + Sync>;
+
 /// The record of one attempt.
-#[derive(Debug)]
 pub(crate) struct Journal {
     start: Instant,
     limits: LogLimits,
+    tap: Option<LogTap>,
     // Held for a few instructions at a time, never across an await.
     inner: Mutex<Entries>,
 }
@@ -48,8 +52,15 @@ impl Journal {
         Self {
             start,
             limits,
+            tap: None,
             inner: Mutex::default(),
         }
+    }
+
+    /// The same with somebody who listens.
+    pub(crate) fn tapped(mut self, tap: Option<LogTap>) -> Self {
+        self.tap = tap;
+        self
     }
 
     fn now_us(&self) -> u64 {
@@ -66,22 +77,35 @@ impl Journal {
         }
         let message = text::cut(text::printable(message), self.limits.record_bytes);
         entries.log_bytes = entries.log_bytes.saturating_add(message.len());
-        entries.log.push(LogLine {
+        self.write(entries, level, at_us, message);
+    }
+
+    fn write(
+        &self,
+        mut entries: MutexGuard<'_, Entries>,
+        level: LogLevel,
+        at_us: u64,
+        message: String,
+    ) {
+        let line = LogLine {
             at_us,
             level,
             message,
-        });
+        };
+        let heard = self.tap.as_ref().map(|tap| (tap, line.clone()));
+        entries.log.push(line);
+        drop(entries);
+        if let Some((tap, line)) = heard {
+            tap(&line);
+        }
     }
 
     /// Adds a line of the host's own. There are at most a few for each request,
     /// so a guest's flood does not push them out.
     pub(crate) fn note(&self, level: LogLevel, message: String) {
         let at_us = self.now_us();
-        self.inner.lock().log.push(LogLine {
-            at_us,
-            level,
-            message: text::cut(text::printable(message), self.limits.record_bytes),
-        });
+        let message = text::cut(text::printable(message), self.limits.record_bytes);
+        self.write(self.inner.lock(), level, at_us, message);
     }
 
     /// Counts one more request, unless that is more than `max`.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
@@ -28,8 +28,11 @@ use crate::plugin::limits::OutboundLimits;
 mod body;
 mod client;
 mod failure;
+mod mock;
 
 use client::Clients;
+use mock::Arriving;
+pub use mock::{HttpMock, InvalidMock, SeenRequest};
 
 /// Requests of all plugins at the same time.
 const HOST_CONCURRENCY: usize = 64;
@@ -70,10 +73,29 @@ impl Default for OutboundPermits {
     }
 }
 
+/// Where a plugin's requests go.
+#[derive(Debug, Clone, Default)]
+pub enum Wire {
+    #[default]
+    Network,
+    /// Nowhere: the operator's grants do not matter, the plugin's own list does.
+    Mock(Arc<HttpMock>),
+}
+
+/// Where a missing grant is to be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GrantsFrom {
+    #[default]
+    Configuration,
+    CommandLine,
+}
+
 /// The way out for one plugin: its policy, its permits, its connections.
 pub(crate) struct Outlet {
     plugin: PluginName,
     policy: Policy,
+    wire: Wire,
+    grants_from: GrantsFrom,
     limits: OutboundLimits,
     permits: Arc<Semaphore>,
     host_permits: Arc<Semaphore>,
@@ -84,12 +106,15 @@ impl Outlet {
     pub(crate) fn new(
         plugin: PluginName,
         policy: Policy,
+        (wire, grants_from): (Wire, GrantsFrom),
         limits: OutboundLimits,
         host: &OutboundPermits,
     ) -> Self {
         Self {
             plugin,
             policy,
+            wire,
+            grants_from,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             host_permits: Arc::clone(&host.0),
             clients: Clients::new(limits.clone()),
@@ -224,6 +249,11 @@ impl Way {
     /// What the operator or the plugin's author can do about a refusal.
     fn explain(&self, refusal: &Refusal) -> String {
         let cure = match refusal {
+            Refusal::NotGranted(origin) | Refusal::Private(origin)
+                if self.outlet.grants_from == GrantsFrom::CommandLine =>
+            {
+                format!("to allow it, add --allow-host {origin}")
+            }
             Refusal::NotGranted(origin) | Refusal::Private(origin) => format!(
                 "to allow it, put this into cogo.toml:\n[plugin.{}]\nallow = {}",
                 self.outlet.plugin,
@@ -265,6 +295,9 @@ impl Way {
         let limits = &self.outlet.limits;
         let (parts, body) = request.into_parts();
         let body = buffered(body, limits.request_body_bytes).await?;
+        if let Wire::Mock(mock) = &self.outlet.wire {
+            return self.mocked(mock, &admitted, &parts, &body, options).await;
+        }
         let permits = self.outlet.permits().await?;
 
         let mut outgoing = reqwest::Request::new(parts.method.clone(), admitted.url);
@@ -287,6 +320,57 @@ impl Way {
             answer.status().as_u16().to_string(),
         );
         self.receive(answer, admitted.span, permits, options)
+    }
+
+    /// The answer of a mock, under the limits of a real one.
+    async fn mocked(
+        &self,
+        mock: &HttpMock,
+        admitted: &Admitted,
+        parts: &http::request::Parts,
+        body: &[u8],
+        options: RequestOptions,
+    ) -> Result<Response, Error> {
+        let mut headers = parts.headers.clone();
+        for name in NOT_FORWARDED {
+            headers.remove(name);
+        }
+        let arriving = Arriving {
+            method: &parts.method,
+            url: &admitted.url,
+            headers: &headers,
+            body,
+        };
+        let rule = arriving.rule_to_add();
+        let Some(given) = mock.answer(arriving) else {
+            let refused = format!(
+                "request refused: no rule of the HTTP mock is for {} {}\nto answer it, add {rule}",
+                parts.method, admitted.url
+            );
+            self.journal.note(LogLevel::Warn, refused);
+            return Err(Error::HttpRequestDenied);
+        };
+        match options.first_byte_timeout {
+            Some(limit) if limit < given.delay => {
+                tokio::time::sleep(limit).await;
+                return Err(Error::HttpResponseTimeout);
+            }
+            _ => tokio::time::sleep(given.delay).await,
+        }
+        let answer = given.answer?;
+        let bytes = answer.body().len();
+        if bytes > self.outlet.limits.response_body_bytes {
+            return Err(Error::HttpResponseBodySize(u64::try_from(bytes).ok()));
+        }
+        let status = answer.status().as_u16().to_string();
+        let fields = [("status", status), ("bytes", bytes.to_string())];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value));
+        self.journal.close(admitted.span, Fields::from(fields));
+        Ok(answer.map(|body| {
+            Full::new(body)
+                .map_err(|never| match never {})
+                .boxed_unsync()
+        }))
     }
 
     fn receive(

@@ -22,6 +22,7 @@ use crate::attempt::{
 use crate::plugin::bindings::cogo::executor::contract;
 use crate::plugin::catalog::Catalog;
 use crate::plugin::host::{State, StoreParts, TaskScope, new_store, stop_asked};
+pub use crate::plugin::journal::LogTap;
 use crate::plugin::journal::{Fields, Journal};
 use crate::plugin::limits::TimeBudget;
 use crate::plugin::load::Plugin;
@@ -50,6 +51,7 @@ pub struct Sandbox {
     runtimes: Runtimes,
     artifacts: Arc<dyn Artifacts>,
     grace: Duration,
+    tap: Option<LogTap>,
 }
 
 impl Sandbox {
@@ -59,7 +61,15 @@ impl Sandbox {
             runtimes,
             artifacts,
             grace: GRACE,
+            tap: None,
         }
+    }
+
+    /// The same with somebody who hears all logs while attempts run.
+    #[must_use]
+    pub fn with_log_tap(mut self, tap: LogTap) -> Self {
+        self.tap = Some(tap);
+        self
     }
 
     /// The same with another time to stop in, for tests.
@@ -90,6 +100,7 @@ impl Sandbox {
             grace: self.grace,
             artifacts: Arc::clone(&self.artifacts),
             io: self.runtimes.io.clone(),
+            tap: self.tap.clone(),
             _permit: permit,
         };
         // Dropping the caller's future aborts the attempt.
@@ -177,6 +188,7 @@ struct Run {
     grace: Duration,
     artifacts: Arc<dyn Artifacts>,
     io: Handle,
+    tap: Option<LogTap>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -191,7 +203,8 @@ pub(crate) enum CallEnd {
 impl Run {
     async fn run(mut self) -> AttemptReport {
         let limits = self.plugin.limits();
-        let journal = Arc::new(Journal::new(self.budget.start, limits.log.clone()));
+        let journal = Journal::new(self.budget.start, limits.log.clone());
+        let journal = Arc::new(journal.tapped(self.tap.clone()));
         let mut store = self.store(Arc::clone(&journal));
         let called = {
             let call = call(

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each root module may name. Anything not listed is forbidden.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("expect", &[]),
     ("finding", &[]),
     ("ids", &[]),
     ("millis", &[]),
@@ -126,11 +127,25 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "artifacts",
             "attempt",
+            "expect",
             "ids",
             "millis",
             "report",
             "route",
             "stage",
+        ],
+    ),
+    (
+        "trial",
+        &[
+            "artifacts",
+            "attempt",
+            "ids",
+            "millis",
+            "payload",
+            "plugin",
+            "report",
+            "route",
         ],
     ),
     (
@@ -216,6 +231,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "task",
             "telemetry",
             "trace",
+            "trial",
         ],
     ),
     ("main", &["cli"]),
@@ -229,6 +245,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("wasmtime_wasi_http", &["plugin"]),
     ("axum", &["api"]),
     ("clap", &["cli"]),
+    ("regex_lite", &["expect"]),
     ("notify", &["plugin"]),
     ("object_store", &["artifacts"]),
     // What makes components of modules answers with it.
@@ -259,6 +276,7 @@ const PURE: &[&str] = &[
     "pipeline",
     "routing",
     "finding",
+    "expect",
 ];
 const EFFECTS: &[&str] = &["tokio::", "std::fs", "std::net", "Instant::now", "Utc::now"];
 

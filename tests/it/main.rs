@@ -23,4 +23,5 @@ mod sandbox;
 mod store;
 mod support;
 mod swap;
+mod trial;
 mod whole_path;

@@ -1,0 +1,4 @@
+//! Plugins tried out without a bus: `plugin run` and what belongs to it, with
+//! the real binary.
+
+mod run;
