@@ -9,9 +9,11 @@ mod connection;
 mod decide;
 mod demo;
 mod doctor;
+mod explain;
 mod fallback;
 mod flag;
 mod gate;
+mod junit;
 mod migrate;
 mod output;
 mod pipeline;
@@ -108,6 +110,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Examine the installation and say what to mend.
     Doctor(doctor::DoctorArgs),
+    /// Say what an error's code means, and what mends it.
+    Explain(explain::ExplainArgs),
     /// Show and check settings.
     #[command(subcommand)]
     Config(settings::ConfigCommand),
@@ -176,6 +180,9 @@ fn execute(cli: Cli, output: Output) -> Outcome {
     };
     telemetry::install(cli.global.log_filter.as_deref(), verbosity)
         .map_err(|error| Failure::new(Exit::Usage, "log_filter_invalid", error))?;
+    if let Command::Explain(args) = &cli.command {
+        return explain::explain(output, args);
+    }
     let context = Context {
         layers: layers(&cli.global, takes_values(&cli.command))?,
         output,
@@ -196,8 +203,8 @@ fn execute(cli: Cli, output: Output) -> Outcome {
         Command::Migrate(args) => on_runtime(migrate::migrate(context, args)),
         Command::Doctor(args) => on_runtime(doctor::doctor(context, args)),
         Command::Config(command) => settings::config(&context, &command),
-        // Answered before there was anything to log.
-        Command::CompileComponent { .. } => Ok(Exit::Internal),
+        // Answered before there was anything to log or to configure.
+        Command::CompileComponent { .. } | Command::Explain(_) => Ok(Exit::Internal),
     }
 }
 

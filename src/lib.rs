@@ -32,6 +32,7 @@ pub mod stage;
 pub mod artifacts;
 pub mod attempt;
 pub mod breaker;
+pub mod codes;
 pub mod config;
 pub mod control;
 pub mod dispatch;

@@ -7,6 +7,7 @@
 //! brings rules, an HTTP mock in place of the network. A trial never writes a
 //! file and never reaches the bus.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ use crate::plugin::outbound::{GrantsFrom, Wire};
 use crate::plugin::sandbox::{LogTap, Runtimes, Sandbox};
 use crate::route::{Route, RouteKey};
 
+pub mod conformance;
+pub mod golden;
 mod limits;
 mod observed;
 mod shelf;
@@ -51,7 +54,7 @@ pub struct Trials {
 /// What the operator would have configured.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    pub config: std::collections::BTreeMap<String, String>,
+    pub config: BTreeMap<String, String>,
     /// Grants as configuration spells them.
     pub allow: Vec<String>,
     pub limits: TrialLimits,
@@ -169,25 +172,51 @@ impl Trials {
     ) -> Result<Trial, TrialError> {
         let plugin = Arc::new(self.load(candidate, setup).await?);
         let route = route_of(&plugin, task.route.clone())?;
-        let shelf = Arc::new(Shelf::new(task.artifacts.clone()));
-        let (report, took) = match payload(task, &route) {
+        match payload(task, &route) {
             // The host fails such a task before a plugin sees it.
-            Err(problem) => (refused(problem), Duration::ZERO),
+            Err(problem) => Ok(Trial::refused(problem)),
             Ok(payload) => {
-                let attempt = attempt(&plugin, task, route, &payload, setup);
-                let start = Instant::now();
-                let report = self
-                    .attempt(plugin, attempt, &shelf, task.stop, steering)
-                    .await;
-                (report, start.elapsed())
+                let attempt = attempt(&plugin, task, route, Some(&payload), setup);
+                Ok(self.hand_over(plugin, attempt, setup, task, steering).await)
             }
-        };
-        let observed = Observed::of(&report, &shelf, &setup.wire);
-        Ok(Trial {
-            observed,
+        }
+    }
+
+    /// As [`Trials::run`], with a payload that no host would let through.
+    ///
+    /// # Errors
+    /// As [`Trials::run`].
+    pub(crate) async fn run_unchecked(
+        &self,
+        candidate: Candidate,
+        setup: &Setup,
+        task: &TrialTask,
+    ) -> Result<Trial, TrialError> {
+        let plugin = Arc::new(self.load(candidate, setup).await?);
+        let route = route_of(&plugin, task.route.clone())?;
+        let attempt = attempt(&plugin, task, route, None, setup);
+        let steering = Steering::default();
+        Ok(self.hand_over(plugin, attempt, setup, task, steering).await)
+    }
+
+    async fn hand_over(
+        &self,
+        plugin: Arc<Plugin>,
+        attempt: Attempt,
+        setup: &Setup,
+        task: &TrialTask,
+        steering: Steering,
+    ) -> Trial {
+        let shelf = Arc::new(Shelf::new(task.artifacts.clone()));
+        let start = Instant::now();
+        let report = self
+            .attempt(plugin, attempt, &shelf, task.stop, steering)
+            .await;
+        Trial {
+            took: start.elapsed(),
+            observed: Observed::of(&report, &shelf, &setup.wire),
             measured: report.measured,
-            took,
-        })
+        }
     }
 
     /// Hands an attempt to the sandbox, and stops it as planned.
@@ -262,11 +291,19 @@ fn payload(task: &TrialTask, route: &RouteKey) -> Result<Payload, Problem> {
         .map_err(|cause| Problem::new(cause.code(), cause.to_string(), Blame::Guest))
 }
 
-fn refused(problem: Problem) -> AttemptReport {
-    AttemptReport {
-        end: AttemptEnd::Permanent(problem),
-        measured: Measured::default(),
-        artifacts: Vec::new(),
+impl Trial {
+    fn refused(problem: Problem) -> Self {
+        let report = AttemptReport {
+            end: AttemptEnd::Permanent(problem),
+            measured: Measured::default(),
+            artifacts: Vec::new(),
+        };
+        let nothing = Shelf::new(BTreeMap::new());
+        Self {
+            observed: Observed::of(&report, &nothing, &Wire::Network),
+            measured: report.measured,
+            took: Duration::ZERO,
+        }
     }
 }
 
@@ -279,11 +316,12 @@ fn attempt(
     plugin: &Plugin,
     task: &TrialTask,
     route: RouteKey,
-    payload: &Payload,
+    payload: Option<&Payload>,
     setup: &Setup,
 ) -> Attempt {
-    let assignment = payload.assignment.clone().unwrap_or_default();
-    let label = payload.task_id.clone();
+    let assignment = payload.and_then(|payload| payload.assignment.clone());
+    let assignment = assignment.unwrap_or_default();
+    let label = payload.and_then(|payload| payload.task_id.clone());
     let deadline = task.deadline.unwrap_or(setup.limits.limits.deadline);
     Attempt {
         fence: Fence {

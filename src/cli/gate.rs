@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Context;
 use super::connection::Connection;
+use super::junit::{self, Case, CaseResult, Suite};
 use super::output::{Exit, Outcome};
 use crate::config::Config;
 use crate::gate::{Check, Comparison, GateReport, Scope, Unit, Verdict};
@@ -169,20 +170,7 @@ fn markdown(report: &GateReport, scope: &Scope) -> String {
 /// One suite, one case a check; an inconclusive check is an error, since no
 /// data never passes.
 fn junit(report: &GateReport) -> String {
-    let count = |verdict| {
-        report
-            .checks
-            .iter()
-            .filter(|c| c.verdict == verdict)
-            .count()
-    };
-    let mut text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n  <testsuite name=\"gate\" tests=\"{}\" failures=\"{}\" errors=\"{}\">\n",
-        report.checks.len(),
-        count(Verdict::Fail),
-        count(Verdict::Inconclusive),
-    );
-    for check in &report.checks {
+    let case = |check: &Check| {
         let said = format!(
             "{} {}, n={}; {}",
             value(check),
@@ -190,30 +178,18 @@ fn junit(report: &GateReport) -> String {
             check.n,
             check.note.as_deref().unwrap_or_default()
         );
-        let said = xml(&said);
-        text += &match check.verdict {
-            Verdict::Pass => {
-                format!(
-                    "    <testcase classname=\"gate\" name=\"{}\"/>\n",
-                    check.name
-                )
-            }
-            Verdict::Fail => format!(
-                "    <testcase classname=\"gate\" name=\"{}\"><failure message=\"{said}\"/></testcase>\n",
-                check.name
-            ),
-            Verdict::Inconclusive => format!(
-                "    <testcase classname=\"gate\" name=\"{}\"><error message=\"{said}\"/></testcase>\n",
-                check.name
-            ),
-        };
-    }
-    text + "  </testsuite>\n</testsuites>"
-}
-
-fn xml(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+        Case {
+            name: check.name.to_string(),
+            seconds: None,
+            result: match check.verdict {
+                Verdict::Pass => CaseResult::Pass,
+                Verdict::Fail => CaseResult::Failure(said),
+                Verdict::Inconclusive => CaseResult::Error(said),
+            },
+        }
+    };
+    junit::report(&[Suite {
+        name: "gate",
+        cases: report.checks.iter().map(case).collect(),
+    }])
 }

@@ -4,6 +4,7 @@ mod list;
 mod rollback;
 mod run;
 mod subject;
+mod test;
 
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,10 @@ pub enum PluginCommand {
     /// The result goes to stdout, the plugin's log to stderr. Ends with 0 when
     /// the task completed, with 1 when it failed.
     Run(run::RunArgs),
+    /// Run a plugin's golden tasks, and what every executor must do.
+    ///
+    /// Ends with 0 when all hold, with 1 when one does not.
+    Test(test::TestArgs),
     /// Put an earlier version back into service on the running host, at once.
     ///
     /// It stays until the plugin's file changes.
@@ -83,6 +88,7 @@ pub fn plugin(context: Context, command: PluginCommand) -> Outcome {
             locked,
         } => build(&context, &directory, output, locked),
         PluginCommand::Run(args) => run::run(&context, args),
+        PluginCommand::Test(args) => test::test(&context, args),
         PluginCommand::Rollback { name, to, reason } => {
             on_runtime(rollback::roll_back(context, name, to, reason))
         }

@@ -12,6 +12,10 @@ use wasmparser::{ComponentExternalKind, Parser, Payload};
 
 use crate::plugin::wasi::Profile;
 
+mod shown;
+
+pub use shown::Stray;
+
 /// Our package and its version in `wit/executor.wit`.
 const PACKAGE: &str = "cogo:executor";
 const VERSION: Version = Version::new(0, 1, 0);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each root module may name. Anything not listed is forbidden.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("codes", &[]),
     ("expect", &[]),
     ("finding", &[]),
     ("ids", &[]),
@@ -140,6 +141,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "artifacts",
             "attempt",
+            "expect",
             "ids",
             "millis",
             "payload",
@@ -208,10 +210,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "api",
             "attempt",
             "breaker",
+            "codes",
             "config",
             "control",
             "doctor",
             "event",
+            "expect",
             "finding",
             "gate",
             "host",
@@ -277,6 +281,7 @@ const PURE: &[&str] = &[
     "routing",
     "finding",
     "expect",
+    "codes",
 ];
 const EFFECTS: &[&str] = &["tokio::", "std::fs", "std::net", "Instant::now", "Utc::now"];
 

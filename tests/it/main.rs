@@ -12,6 +12,7 @@ mod api;
 mod architecture;
 mod bundled_plugins;
 mod bus;
+mod codes;
 mod demo;
 mod faults;
 mod guest;

@@ -1,0 +1,347 @@
+//! `plugin test`: golden tasks, and what every executor must do.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::super::junit::{self, Case, CaseResult, Suite};
+use super::super::output::{Exit, Failure, Outcome};
+use super::subject;
+use crate::cli::Context;
+use crate::expect::{Difference, Expectation};
+use crate::millis::millis;
+use crate::plugin::load::Candidate;
+use crate::trial::conformance::{Battery, Check};
+use crate::trial::golden::{Golden, GoldenError};
+use crate::trial::{TrialError, Trials};
+
+const FORMAT: &str = "\
+A golden task is two files, in DIR or in DIR/tasks:
+
+NAME.task.json   what is run; only `payload` is needed
+  { \"route\": \"code/build-test\",          where the plugin handles several
+    \"payload\": { \"repo\": \"r\" },          what the producer put on the bus
+    \"config\": { \"WORKER_URL\": \"http://worker:8080\" },
+    \"http\": [ … ],                        answers; see `cogo-host plugin run --help`
+    \"limits\": \"production\",               or \"development\", or { \"memory_mb\", \"deadline_ms\" }
+    \"deadline_ms\": 5000, \"stop\": { \"after_ms\": 100, \"reason\": \"cancelled\" },
+    \"artifacts\": { \"http://a/spec.json\": { } },   what `read-artifact` finds
+    \"task_id\", \"trace_id\", \"shard\", \"tenant\", \"attempt\", \"max_attempts\" }
+
+NAME.expect.json   what must come of it; what it does not name is not compared
+  { \"outcome\": \"completed\",             or retryable, permanent, stopped, host-fault
+    \"report\": { \"type\": \"build-test\", \"passed\": true, \"tests\": { \"$any\": \"number\" } },
+    \"snippet\", \"url\", \"usage\",
+    \"problem\": { \"$subset\": { \"code\": \"bad_ref\" } },   \"reason\" of what was stopped
+    \"artifacts\": [ { \"path\", \"content_type\", \"bytes\", \"content\" } ],
+    \"requests\": [ { \"$subset\": { \"url\": \"http://worker:8080/run\", \"body\": { } } } ] }
+
+A plain value is meant exactly. Matchers:
+  {\"$subset\": {…}}       these fields, or these elements in this order; and whatever else
+  {\"$pattern\": \"[0-9]+\"}  a text that matches from beginning to end
+  {\"$any\": \"number\"}     any value of a type: string, number, boolean, array, object, null, any
+  {\"$exact\": …}          exactly this, also below $subset
+
+Golden tasks run offline: a request that `http` has no answer for is refused.
+`--update` writes what came now and keeps each matcher that still holds.";
+
+#[derive(Args)]
+#[command(after_help = FORMAT)]
+pub struct TestArgs {
+    /// The plugin's directory, with its golden tasks.
+    #[arg(default_value = ".")]
+    directory: PathBuf,
+    /// The component; by default the only `*.wasm` in the directory, or
+    /// NAME.wasm here for a directory NAME.
+    #[arg(long, value_name = "FILE")]
+    component: Option<PathBuf>,
+    /// Write what came as what is expected, where they differ.
+    #[arg(long)]
+    update: bool,
+    /// Run the golden tasks on two components and show where they differ.
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["update", "component"])]
+    compare: Vec<PathBuf>,
+    /// Leave out what every executor must do.
+    #[arg(long)]
+    golden_only: bool,
+    /// Write a JUnit report, too.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+/// One test and how it came out.
+#[derive(Debug, Clone, Serialize)]
+struct Tested {
+    suite: &'static str,
+    name: String,
+    took_ms: u64,
+    passed: bool,
+    /// What was written anew.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    updated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
+}
+
+pub fn test(context: &Context, args: TestArgs) -> Outcome {
+    let goldens = Golden::find(&args.directory).map_err(unreadable)?;
+    let tested = subject::with_trials(context, None, async |trials| {
+        match args.compare.as_slice() {
+            [old, new] => {
+                let (old, new) = (subject::read(old)?, subject::read(new)?);
+                compare(trials, &goldens, &old, &new).await
+            }
+            _ => {
+                let candidate = subject::read(&component(&args)?)?;
+                all(trials, &args, &goldens, &candidate).await
+            }
+        }
+    })?;
+    if tested.is_empty() {
+        let message = format!("there is no golden task in {}", args.directory.display());
+        return Err(Failure::message(Exit::NotFound, "tests_missing", message)
+            .hint("write NAME.task.json there; `cogo-host plugin test --help` shows one"));
+    }
+    if let Some(file) = &args.junit {
+        write_junit(file, &tested)?;
+    }
+    context
+        .output
+        .answer("plugin-test", &tested, || shown(&tested))?;
+    let failed = tested.iter().any(|tested| !tested.passed);
+    Ok(if failed { Exit::Negative } else { Exit::Ok })
+}
+
+fn unreadable(error: GoldenError) -> Failure {
+    Failure::new(Exit::Usage, "golden_invalid", error)
+        .hint("`cogo-host plugin test --help` shows both files")
+}
+
+/// The component that is meant.
+fn component(args: &TestArgs) -> Outcome<PathBuf> {
+    if let Some(file) = &args.component {
+        return Ok(file.clone());
+    }
+    let directory = &args.directory;
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_component = |path: &PathBuf| path.extension().is_some_and(|e| e == "wasm");
+    let found: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_component).collect();
+    let here = directory.canonicalize().ok().and_then(|path| {
+        let name = path.file_name()?.to_str()?.to_owned();
+        Some(PathBuf::from(format!("{name}.wasm")))
+    });
+    match (found.as_slice(), here) {
+        ([only], _) => Ok(only.clone()),
+        ([], Some(here)) if here.is_file() => Ok(here),
+        ([], _) => {
+            let message = format!("there is no component in {}", directory.display());
+            let hint = format!(
+                "build it with `cogo-host plugin build {}`, or name it with --component",
+                directory.display()
+            );
+            Err(Failure::message(Exit::NotFound, "component_missing", message).hint(hint))
+        }
+        (several, _) => {
+            let names: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
+            let message = format!("there are several components: {}", names.join(", "));
+            Err(
+                Failure::message(Exit::Usage, "component_ambiguous", message)
+                    .hint("name one with --component"),
+            )
+        }
+    }
+}
+
+async fn all(
+    trials: &Trials,
+    args: &TestArgs,
+    goldens: &[Golden],
+    candidate: &Candidate,
+) -> Outcome<Vec<Tested>> {
+    let mut tested = Vec::new();
+    for golden in goldens {
+        tested.push(one(trials, args, golden, candidate).await?);
+    }
+    if args.golden_only {
+        return Ok(tested);
+    }
+    let setup = goldens.first().map(Golden::setup);
+    let battery = Battery {
+        trials,
+        candidate,
+        sample: goldens
+            .first()
+            .map(|golden| &golden.given.task)
+            .zip(setup.as_ref()),
+    };
+    for check in Check::ALL {
+        let start = Instant::now();
+        let checked = battery.run(check).await;
+        let failure = checked
+            .failure
+            .map(|failure| format!("{failure}\nwanted: {}", check.wants()));
+        tested.push(Tested {
+            suite: "conformance",
+            name: check.name().to_owned(),
+            took_ms: millis(start.elapsed()),
+            passed: failure.is_none(),
+            updated: false,
+            failure,
+        });
+    }
+    Ok(tested)
+}
+
+async fn one(
+    trials: &Trials,
+    args: &TestArgs,
+    golden: &Golden,
+    candidate: &Candidate,
+) -> Outcome<Tested> {
+    let mut tested = Tested {
+        suite: "golden",
+        name: golden.name.clone(),
+        took_ms: 0,
+        passed: true,
+        updated: false,
+        failure: None,
+    };
+    let tried = match golden.run(trials, candidate.clone()).await {
+        Ok(tried) => tried,
+        // The component as a whole is at fault, so no other test is worth it.
+        Err(TrialError::Load(error)) => return Err(super::refused(Exit::Negative, error)),
+        Err(error) => {
+            tested.passed = false;
+            tested.failure = Some(format!("{error}\n hint: {}", error.hint()));
+            return Ok(tested);
+        }
+    };
+    tested.took_ms = millis(tried.trial.took);
+    let failure = match &tried.differences {
+        Some(differences) if differences.is_empty() => return Ok(tested),
+        Some(differences) => lines(differences),
+        None => {
+            let file = golden.expect_file().display();
+            format!(
+                "there is no {file}; `--update` writes it:\n{:#}",
+                tried.observed
+            )
+        }
+    };
+    if args.update {
+        golden.update(&tried.observed).map_err(unreadable)?;
+        tested.updated = true;
+    } else {
+        let log = tried.trial.measured.log.iter();
+        let log: String = log
+            .map(|line| format!("\nlog {}: {}", line.level.as_str(), line.message))
+            .collect();
+        tested.passed = false;
+        tested.failure = Some(failure + &log);
+    }
+    Ok(tested)
+}
+
+fn lines(differences: &[Difference]) -> String {
+    let texts: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    texts.join("\n")
+}
+
+/// What the new component does differently.
+async fn compare(
+    trials: &Trials,
+    goldens: &[Golden],
+    old: &Candidate,
+    new: &Candidate,
+) -> Outcome<Vec<Tested>> {
+    let mut tested = Vec::new();
+    for golden in goldens {
+        let run = async |candidate: &Candidate| match golden.run(trials, candidate.clone()).await {
+            Err(TrialError::Load(error)) => Err(super::refused(Exit::Negative, error)),
+            other => Ok(other),
+        };
+        let (before, after) = (run(old).await?, run(new).await?);
+        let (took_ms, failure) = match (before, after) {
+            (Ok(before), Ok(after)) => {
+                let exactly = serde_json::json!({ "$exact": before.observed });
+                let differences = Expectation::parse(&exactly)
+                    .map(|expected| expected.differences(&after.observed))
+                    .unwrap_or_default();
+                let failure = (!differences.is_empty()).then(|| lines(&differences));
+                (millis(after.trial.took), failure)
+            }
+            (Err(_), Err(_)) => (0, None),
+            (Err(error), Ok(_)) => (0, Some(format!("only the new one runs it: {error}"))),
+            (Ok(_), Err(error)) => (0, Some(format!("only the old one runs it: {error}"))),
+        };
+        tested.push(Tested {
+            suite: "compare",
+            name: golden.name.clone(),
+            took_ms,
+            passed: failure.is_none(),
+            updated: false,
+            failure,
+        });
+    }
+    Ok(tested)
+}
+
+fn shown(tested: &[Tested]) -> String {
+    let mut text = String::new();
+    let mut suite = "";
+    for one in tested {
+        if suite != one.suite {
+            suite = one.suite;
+            let _ = writeln!(text, "{suite}");
+        }
+        let word = match (one.passed, one.updated) {
+            (true, true) => "new ",
+            (true, false) => "ok  ",
+            (false, _) => "FAIL",
+        };
+        let _ = writeln!(text, "  {word}  {:36} {:>6} ms", one.name, one.took_ms);
+        for line in one.failure.iter().flat_map(|failure| failure.lines()) {
+            let _ = writeln!(text, "        {line}");
+        }
+    }
+    let passed = tested.iter().filter(|one| one.passed).count();
+    let _ = write!(text, "{passed} of {} passed", tested.len());
+    if tested
+        .iter()
+        .any(|one| !one.passed && one.suite == "golden")
+    {
+        text += "; if what came is right, `--update` makes it what is expected";
+    }
+    text
+}
+
+fn write_junit(file: &Path, tested: &[Tested]) -> Outcome<()> {
+    let suite = |name: &'static str| Suite {
+        name,
+        cases: tested
+            .iter()
+            .filter(|one| one.suite == name)
+            .map(case)
+            .collect(),
+    };
+    let suites = ["golden", "conformance", "compare"].map(suite);
+    let suites: Vec<Suite<'_>> = suites.into_iter().filter(|s| !s.cases.is_empty()).collect();
+    std::fs::write(file, junit::report(&suites) + "\n").map_err(|error| {
+        let error = anyhow::Error::new(error).context(format!("cannot write {}", file.display()));
+        Failure::new(Exit::Usage, "output_unwritable", error)
+    })
+}
+
+fn case(one: &Tested) -> Case {
+    Case {
+        name: one.name.clone(),
+        seconds: Some(one.took_ms as f64 / 1000.0),
+        result: match &one.failure {
+            Some(failure) => CaseResult::Failure(failure.clone()),
+            None => CaseResult::Pass,
+        },
+    }
+}

@@ -1,0 +1,211 @@
+//! How attempts and tasks fail: the codes of attempt rows, of events, and of a
+//! task's `error`.
+
+use super::{Entry, entry};
+
+pub(super) const ENTRIES: &[Entry] = &[
+    entry(
+        "plugin_trap",
+        "the plugin crashed; the attempt is retried",
+        "a panic, an abort, a stack overflow, an access outside of memory, or a call of `exit`",
+        "read the frames in the message, innermost first; run the task with `cogo-host plugin run` to see the log",
+    ),
+    entry(
+        "plugin_memory_limit",
+        "the plugin wanted more memory than it may have",
+        "the limit counts all memories together: 128 MiB unless `limits.memory_mb` says otherwise",
+        "stream instead of collecting, or have the operator raise `memory_mb` in `[plugin.NAME] limits`; `plugin run --limits development` shows how much it takes",
+    ),
+    entry(
+        "plugin_limit",
+        "the plugin went over a limit other than memory and time",
+        "a call to the host carried too much, too many handles were open, or a table grew too large",
+        "the message names the limit; drop responses and streams when done, and pass large data in pieces",
+    ),
+    entry(
+        "plugin_failure",
+        "the plugin failed with a code that is none",
+        "codes are lower-case letters, digits, `_`, `-` and `.`, at most 64 bytes",
+        "correct the code in the plugin",
+    ),
+    entry(
+        "interrupted_unasked",
+        "the plugin gave way although nobody asked it to",
+        "`interrupted` was returned while `host.stop` had no answer",
+        "return `interrupted` only once `host.stop` gives a reason",
+    ),
+    entry(
+        "report_mismatch",
+        "the plugin returned a report of another role",
+        "the case of `report` must be that of the task's route; `custom` is for routes without one",
+        "return `build-test` for code/build-test, `codegen` for codegen/generate, `sandbox` for sandbox/run",
+    ),
+    entry(
+        "report_invalid",
+        "the plugin's result cannot be stored",
+        "it is larger than 1 MiB, a URL in it is none, or a custom report is no JSON object",
+        "put large output into an artifact; the message names the field",
+    ),
+    entry(
+        "deadline_exceeded",
+        "the attempt ran out of time",
+        "its deadline is `limits.deadline_ms` or the route's `deadline_ms`, and never more than the task's time to live",
+        "make it faster, or raise the deadline; `cogo-host trace` shows what it waited for",
+    ),
+    entry(
+        "ttl_exceeded",
+        "the task was not done within its time to live",
+        "`__assignment.ttl_ms` counts from when the task was put on the bus, waiting and retries included",
+        "submit it again with a longer `ttl_ms`; look at `wait_ms` to see whether it only waited",
+    ),
+    entry(
+        "budget_exceeded",
+        "the attempts of the task spent more than its budget",
+        "what plugins report with `report-usage` adds up over all attempts",
+        "raise `maxCostUsd` or `maxTokens` in `__assignment.budget`, or spend less",
+    ),
+    entry(
+        "model_policy_violation",
+        "the plugin used another model than the task allows",
+        "`__assignment.model` names the only one",
+        "have the plugin use the model of the assignment, or change the assignment",
+    ),
+    entry(
+        "payload_invalid",
+        "the payload lacks what its role needs",
+        "a field is missing or of another type; the task fails before a plugin sees it",
+        "correct the field that the message names, and submit it again",
+    ),
+    entry(
+        "payload_too_large",
+        "the payload has more than 1 MiB",
+        "large input was put on the bus itself",
+        "put it behind a URL and name that in the payload",
+    ),
+    entry(
+        "cancelled",
+        "somebody cancelled the task",
+        "`cogo-host task cancel`, the API, or a program that set `cancel_requested_at`",
+        "submit it again if it is wanted: `cogo-host task retry ID`",
+    ),
+    entry(
+        "poisoned",
+        "the task failed since three hosts died under it",
+        "it may be what kills them, for instance by taking their machine's memory",
+        "look at the hosts' logs before repeating it: `cogo-host task retry ID`",
+    ),
+    entry(
+        "lease_expired",
+        "the host that ran the attempt did not renew its lease in time",
+        "it died, was stopped, or could not reach the database",
+        "nothing to do for the task, which is retried; look at that host",
+    ),
+    entry(
+        "lease_unconfirmed",
+        "the attempt was ended since its lease could not be renewed",
+        "the database was away for longer than the lease lasts",
+        "nothing to do for the task; see why the database was away",
+    ),
+    entry(
+        "route_held",
+        "the task was given back since its route is held",
+        "the route was paused, or its real path is down and no fallback is approved",
+        "`cogo-host route list` says why; resume the route or approve the fallback",
+    ),
+    entry(
+        "plugin_missing",
+        "the plugin that the route names is not loaded",
+        "its file is missing or was refused",
+        "`cogo-host plugin list` says which and why",
+    ),
+    entry(
+        "plugin_gone",
+        "the plugin's version was unloaded between choice and run",
+        "its file was replaced just then; the attempt is given back",
+        "nothing to do",
+    ),
+    entry(
+        "plugin_busy",
+        "the plugin ran as many attempts as it may until the deadline",
+        "`limits.concurrency` of the plugin is below what the host claims for it",
+        "raise `concurrency` in `[plugin.NAME] limits`, or lower that of the host",
+    ),
+    entry(
+        "sandbox_exhausted",
+        "the host had no room for one more guest",
+        "memory or descriptors of the machine, or the slots of the pool, were used up; the attempt is given back",
+        "lower the concurrency of the host, or give it more memory",
+    ),
+    entry(
+        "host_panic",
+        "a call to the host panicked; the attempt is given back",
+        "a bug of the host",
+        "report it with the message",
+    ),
+    entry(
+        "claim_late",
+        "the claim came back too late to be used; the attempt is given back",
+        "the database took longer over the claim than is left of the lease",
+        "see why the database is slow: `cogo-host doctor`",
+    ),
+    entry(
+        "no_place",
+        "a task was claimed without a place for it; it is given back",
+        "a bug of the host",
+        "report it with the host's log",
+    ),
+    entry(
+        "settlement_refused",
+        "the database refused to store the end of the attempt",
+        "a constraint or trigger of somebody else on the table objects to the result",
+        "the message is the database's own; correct the constraint, or what the plugin returns",
+    ),
+    entry(
+        "worker_unreachable",
+        "the worker behind the plugin cannot be reached",
+        "nothing listens at its URL, its name does not resolve, or a firewall drops the connection",
+        "start the worker, or correct COGO_WORKER_URL",
+    ),
+    entry(
+        "worker_timeout",
+        "the worker did not answer in time",
+        "it is slower than COGO_WORKER_TIMEOUT_MS, or answered 408",
+        "look at the worker; raise COGO_WORKER_TIMEOUT_MS where builds are that slow",
+    ),
+    entry(
+        "worker_busy",
+        "the worker wants to be asked again later",
+        "it answered 409, 425 or 429; its `Retry-After` is honoured",
+        "nothing, or give it more workers",
+    ),
+    entry(
+        "worker_error",
+        "the worker failed",
+        "it answered 5xx",
+        "look at the worker's log under the trace id",
+    ),
+    entry(
+        "worker_rejected",
+        "the worker refuses the task for good",
+        "it answered 4xx, or with a redirect",
+        "the message is the worker's own; correct the payload or COGO_WORKER_URL",
+    ),
+    entry(
+        "bad_response",
+        "the service behind the plugin answered something that is no report",
+        "another program listens there, or it speaks another version",
+        "see the answer that the message shows; correct the URL or the service",
+    ),
+    entry(
+        "request_invalid",
+        "the plugin tried to send a request that cannot be sent",
+        "its URL or a header is malformed, often from a configured value",
+        "correct the configured URL",
+    ),
+    entry(
+        "egress_denied",
+        "the plugin may not call that origin",
+        "a request goes out only if the operator's `allow` and the plugin's `egress` both cover it",
+        "the log shows the grant to paste into `[plugin.NAME]`, or the line for the descriptor; `plugin run` takes --allow-host",
+    ),
+];
