@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde::Serialize;
 
+mod topics;
+
 use super::output::{Exit, Failure, Outcome, Output};
 use crate::codes::{self, Area, Entry};
 use crate::config::nearest;
@@ -15,7 +17,7 @@ use crate::config::nearest;
     after_help = "Examples:\n  cogo-host explain P120\n  cogo-host explain plugin_trap\n  cogo-host explain --json"
 )]
 pub struct ExplainArgs {
-    /// The code in an error's brackets; without one, all are listed.
+    /// The code in an error's brackets, or a topic; without one, all are listed.
     code: Option<String>,
 }
 
@@ -33,6 +35,13 @@ pub fn explain(output: Output, args: &ExplainArgs) -> Outcome {
     }
 }
 
+/// A format and its description.
+#[derive(Serialize)]
+struct Topic {
+    topic: &'static str,
+    text: &'static str,
+}
+
 fn list(output: Output) -> Outcome {
     let all: Vec<Explained> = codes::all()
         .map(|(area, entry)| Explained { area, entry })
@@ -45,6 +54,10 @@ fn list(output: Output) -> Outcome {
                 let _ = writeln!(text, "  {:26} {}", entry.code, entry.meaning);
             }
         }
+        text += "topics\n";
+        for (name, about, _) in topics::ALL {
+            let _ = writeln!(text, "  {name:26} {about}");
+        }
         text
     })?;
     Ok(Exit::Ok)
@@ -52,6 +65,12 @@ fn list(output: Output) -> Outcome {
 
 fn one(output: Output, code: &str) -> Outcome {
     let wanted = code.trim_start_matches("error[").trim_end_matches(']');
+    if let Some((topic, _, text)) = topics::ALL.iter().find(|(name, ..)| *name == wanted) {
+        output.answer("explain-topic", &Topic { topic, text }, || {
+            (*text).to_owned()
+        })?;
+        return Ok(Exit::Ok);
+    }
     let Some((area, entry)) = codes::find(wanted) else {
         return Err(unknown(wanted));
     };
@@ -73,7 +92,8 @@ fn unknown(code: &str) -> Failure {
     );
     // Codes of plugins have capitals, which likeness does not see.
     let upper = code.to_uppercase();
-    let known = || codes::all().map(|(_, entry)| entry.code);
+    let topics = || topics::ALL.iter().map(|(name, ..)| *name);
+    let known = || codes::all().map(|(_, entry)| entry.code).chain(topics());
     let prefix = known().find(|known| upper.len() > 2 && known.starts_with(&upper));
     let like = nearest(code, known());
     let near_number = known()

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::codes;
 use crate::config::ConfigError;
 use crate::store::StoreError;
 
@@ -104,6 +105,13 @@ impl From<anyhow::Error> for Failure {
 
 pub type Outcome<T = Exit> = Result<T, Failure>;
 
+/// Where to read on about a code, if there is more to read.
+pub fn explain_line(code: &str) -> Option<String> {
+    // What is wrong with the command line says it all.
+    let (_, entry) = codes::find(code).filter(|_| code != "usage")?;
+    Some(format!(" more: cogo-host explain {}", entry.code))
+}
+
 /// Prints answers the way the command line asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
@@ -173,6 +181,9 @@ impl Output {
         let mut text = format!("error[{}]: {}", failure.code, chain.join("\n  caused by: "));
         if let Some(hint) = &failure.hint {
             text += &format!("\n hint: {hint}");
+        }
+        if let Some(line) = explain_line(&failure.code) {
+            text += &format!("\n{line}");
         }
         let _ = writeln!(std::io::stderr(), "{text}");
     }

@@ -1,5 +1,6 @@
-//! `plugin list|inspect|build|run|rollback`.
+//! `plugin list|inspect|check|build|run|test|rollback`.
 
+mod inspect;
 mod list;
 mod rollback;
 mod run;
@@ -9,19 +10,14 @@ mod test;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use serde::Serialize;
 use serde_json::json;
 
 use super::output::{Exit, Failure, Outcome};
-use super::run::with_guests;
 use super::{Context, on_runtime};
-use crate::host;
 use crate::ids::PluginName;
 use crate::packaging::{self, LockFile};
 use crate::plugin::catalog::DigestPrefix;
-use crate::plugin::inspect::{self, Inspection};
-use crate::plugin::limits::Limits;
-use crate::plugin::load::{Candidate, Descriptor, LoadError, Settings};
+use crate::plugin::load::LoadError;
 
 #[derive(Subcommand)]
 pub enum PluginCommand {
@@ -29,12 +25,9 @@ pub enum PluginCommand {
     /// with these settings would load.
     List,
     /// Show what a component is, imports and exports, and whether it fits.
-    Inspect {
-        file: PathBuf,
-        /// Print its world in WIT, too.
-        #[arg(long)]
-        wit: bool,
-    },
+    Inspect(inspect::InspectArgs),
+    /// Say whether components can be loaded, and if not, what to mend.
+    Check(inspect::CheckArgs),
     /// Compile a plugin's sources to a component.
     Build {
         /// The cargo package.
@@ -47,14 +40,9 @@ pub enum PluginCommand {
         locked: bool,
     },
     /// Run a component on one task: no bus, no configuration, the host's own
-    /// sandbox.
-    ///
-    /// The result goes to stdout, the plugin's log to stderr. Ends with 0 when
-    /// the task completed, with 1 when it failed.
+    /// sandbox; the result on stdout, the log on stderr.
     Run(run::RunArgs),
     /// Run a plugin's golden tasks, and what every executor must do.
-    ///
-    /// Ends with 0 when all hold, with 1 when one does not.
     Test(test::TestArgs),
     /// Put an earlier version back into service on the running host, at once.
     ///
@@ -81,7 +69,8 @@ impl PluginCommand {
 pub fn plugin(context: Context, command: PluginCommand) -> Outcome {
     match command {
         PluginCommand::List => list::list(&context),
-        PluginCommand::Inspect { file, wit } => inspect(&context, &file, wit),
+        PluginCommand::Inspect(args) => inspect::inspect(&context, &args),
+        PluginCommand::Check(args) => inspect::check(&context, &args),
         PluginCommand::Build {
             directory,
             output,
@@ -95,118 +84,10 @@ pub fn plugin(context: Context, command: PluginCommand) -> Outcome {
     }
 }
 
-/// What a file is, and, where it fits, what it says of itself.
-#[derive(Serialize)]
-struct Inspected {
-    #[serde(flatten)]
-    file: Inspection,
-    descriptor: Option<Descriptor>,
-    /// What an attempt of it would run under.
-    limits: Option<Limits>,
-}
-
-fn inspect(context: &Context, file: &Path, wit: bool) -> Outcome {
-    let config = context.config()?;
-    let candidate = Candidate::read(file, None).map_err(|error| {
-        let exit = if file.exists() {
-            Exit::Usage
-        } else {
-            Exit::NotFound
-        };
-        refused(exit, error)
-    })?;
-    let mut inspected = Inspected {
-        file: inspect::inspect(&candidate.bytes),
-        descriptor: None,
-        limits: None,
-    };
-    if inspected.file.problems.is_empty() {
-        let loaded = with_guests(&config, async |guests| {
-            let loader = host::plugin_loader(&config, guests)?;
-            Ok(loader.load(candidate, &Settings::default()).await)
-        })?;
-        match loaded {
-            Ok(plugin) => {
-                inspected.descriptor = Some(plugin.descriptor().clone());
-                inspected.limits = Some(plugin.limits().as_ref().clone());
-            }
-            Err(error) => inspected.file.problems.push(error.into()),
-        }
-    }
-    let fits = inspected.file.problems.is_empty();
-    context
-        .output
-        .answer("plugin-inspect", &inspected, || described(&inspected, wit))?;
-    Ok(if fits { Exit::Ok } else { Exit::Negative })
-}
-
 fn refused(exit: Exit, error: LoadError) -> Failure {
     let hint = error.hint();
     let code = error.code();
     Failure::new(exit, code, error).hint(hint)
-}
-
-fn described(inspected: &Inspected, wit: bool) -> String {
-    let file = &inspected.file;
-    let mut lines = vec![
-        format!("digest    {}", file.digest),
-        format!("size      {:.1} kB", file.bytes as f64 / 1000.0),
-    ];
-    if let Some(descriptor) = &inspected.descriptor {
-        let handles: Vec<String> = descriptor.handles.iter().map(ToString::to_string).collect();
-        lines.push(format!(
-            "name      {} {}",
-            descriptor.name, descriptor.version
-        ));
-        lines.push(format!("handles   {}", handles.join(", ")));
-        lines.push(format!("reads     {}", or_nothing(&descriptor.config_keys)));
-        lines.push(format!("calls     {}", or_nothing(&descriptor.egress)));
-    }
-    if let Some(limits) = &inspected.limits {
-        lines.push(format!(
-            "limits    {} MiB, {} s, {} at once",
-            limits.memory_bytes / (1 << 20),
-            limits.deadline.as_secs(),
-            limits.concurrency
-        ));
-    }
-    if let Some(component) = &file.component {
-        lines.push(format!(
-            "profile   {}",
-            format!("{:?}", component.profile).to_lowercase()
-        ));
-        lines.extend(
-            component
-                .imports
-                .iter()
-                .map(|name| format!("imports   {name}")),
-        );
-        lines.extend(
-            component
-                .exports
-                .iter()
-                .map(|name| format!("exports   {name}")),
-        );
-        if let Some(text) = component.wit.as_ref().filter(|_| wit) {
-            lines.push(format!("\n{text}"));
-        }
-    }
-    for problem in &file.problems {
-        lines.push(format!("problem   {}: {}", problem.code, problem.message));
-        lines.push(format!("  hint:   {}", problem.hint));
-    }
-    if file.problems.is_empty() {
-        lines.push("it fits the world `executor-plugin` of this host".to_owned());
-    }
-    lines.join("\n")
-}
-
-fn or_nothing(list: &[String]) -> String {
-    if list.is_empty() {
-        "nothing".to_owned()
-    } else {
-        list.join(", ")
-    }
 }
 
 fn build(context: &Context, directory: &Path, output: Option<PathBuf>, locked: bool) -> Outcome {

@@ -203,6 +203,24 @@ pub(super) const ENTRIES: &[Entry] = &[
         "correct the configured URL",
     ),
     entry(
+        "config_missing",
+        "the plugin lacks a configured value",
+        "a key that its descriptor names is set nowhere",
+        "set it in `[plugin.NAME] config` or in the environment; `plugin run` takes --config KEY=VALUE",
+    ),
+    entry(
+        "target_unknown",
+        "the task is to be forwarded to a route that nobody handles",
+        "the target in the payload of orchestrator/execute has a typo, or its plugin did not load",
+        "choose one of the routes that `cogo-host route list` shows",
+    ),
+    entry(
+        "target_loop",
+        "the task is to be forwarded to the dispatcher itself",
+        "the target in the payload of orchestrator/execute is orchestrator/execute",
+        "name the route that is to do the work",
+    ),
+    entry(
         "egress_denied",
         "the plugin may not call that origin",
         "a request goes out only if the operator's `allow` and the plugin's `egress` both cover it",

@@ -88,16 +88,16 @@ pub(super) const ENTRIES: &[Entry] = &[
         "`cogo-host task show ID`, or wait again",
     ),
     entry(
-        "task_unusable",
+        "task_invalid",
         "the file or text holds no task",
         "it is no JSON object, or has a field that tasks do not have",
-        "`cogo-host plugin test --help` shows a task",
+        "`cogo-host explain golden-tasks` shows one",
     ),
     entry(
         "mock_invalid",
         "the HTTP mock cannot be used",
         "it is no array of rules, or a rule lacks `respond` or `fail`",
-        "`cogo-host plugin run --help` shows one",
+        "`cogo-host explain http-mock` shows one",
     ),
     entry(
         "file_unreadable",
@@ -109,7 +109,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         "golden_invalid",
         "a golden task or its expectation cannot be used",
         "it is no JSON object, or has a field or matcher that does not exist",
-        "`cogo-host plugin test --help` shows both files",
+        "`cogo-host explain golden-tasks` shows both files",
     ),
     entry(
         "tests_missing",
@@ -278,5 +278,35 @@ pub(super) const ENTRIES: &[Entry] = &[
         "the database is no Supabase",
         "`migrate --supabase` needs its roles and publication",
         "leave --supabase out",
+    ),
+    entry(
+        "pipeline_unknown",
+        "there is no such pipeline",
+        "a typo in the task id, or another bus",
+        "`cogo-host pipeline list` shows those that there are",
+    ),
+    entry(
+        "order_invalid",
+        "the order of a pipeline is unusable",
+        "a field is missing, unknown or of another type",
+        "the message names the field",
+    ),
+    entry(
+        "spec_unreadable",
+        "the file of a spec cannot be read",
+        "a typo in the path behind `@`, or permissions",
+        "check the path",
+    ),
+    entry(
+        "rollout_ambiguous",
+        "there are several rollouts, and the command names none",
+        "more than one route has one",
+        "name the one that is meant",
+    ),
+    entry(
+        "not_everywhere",
+        "only the host that was asked went back",
+        "the database did not take the decision, so other hosts do not know it",
+        "run the command again once the database answers",
     ),
 ];

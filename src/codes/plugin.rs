@@ -124,6 +124,12 @@ pub(super) const ENTRIES: &[Entry] = &[
         "put another version there, or remove the file and put it back if it is meant to run",
     ),
     entry(
+        "P161",
+        "an operator decided for a version that this host does not have",
+        "the decision is on the bus, the version's file is on other hosts only",
+        "put that version's file into COGO_PLUGINS_DIR of this host",
+    ),
+    entry(
         "P190",
         "the host cannot load any plugin",
         "the engine does not start, or its child process cannot be made",

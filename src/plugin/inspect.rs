@@ -9,7 +9,7 @@ use wit_component::{DecodedWasm, WitPrinter};
 use crate::ids::Digest;
 use crate::plugin::load::{LoadCause, LoadError, MAX_BYTES};
 use crate::plugin::wasi::Profile;
-use crate::plugin::world::{FileKind, Outline};
+use crate::plugin::world::{FileKind, Outline, Stray};
 
 /// What a file is.
 #[derive(Debug, Clone, Serialize)]
@@ -31,6 +31,10 @@ pub struct Component {
     pub exports: Vec<String>,
     /// The digest of the sources it was built from, where its build left one.
     pub source_digest: Option<String>,
+    /// The world with what is missing (`-`) and what is too much (`+`).
+    pub against_world: String,
+    /// Imports that are linked and lead nowhere.
+    pub strays: Vec<Stray>,
     /// Its own world in WIT; absent where its types cannot be read.
     pub wit: Option<String>,
 }
@@ -99,6 +103,8 @@ pub fn inspect(bytes: &[u8]) -> Inspection {
     }
     inspection.component = Some(Component {
         profile,
+        against_world: outline.against_world(),
+        strays: outline.strays(),
         imports: outline.imports,
         exports: outline.exports,
         source_digest: outline.source_digest,

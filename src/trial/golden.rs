@@ -47,6 +47,14 @@ pub struct GoldenError {
 }
 
 impl GoldenError {
+    fn reading(path: &Path, cause: &std::io::Error) -> Self {
+        match cause.kind() {
+            std::io::ErrorKind::NotFound => Self::new(path, "it does not exist"),
+            std::io::ErrorKind::PermissionDenied => Self::new(path, "this user must not read it"),
+            _ => Self::new(path, cause),
+        }
+    }
+
     fn new(path: &Path, problem: impl std::fmt::Display) -> Self {
         Self {
             path: path.to_owned(),
@@ -142,7 +150,7 @@ impl Golden {
             let entries = match std::fs::read_dir(&place) {
                 Ok(entries) => entries,
                 Err(_) if place != directory => continue,
-                Err(cause) => return Err(GoldenError::new(&place, cause)),
+                Err(cause) => return Err(GoldenError::reading(&place, &cause)),
             };
             for entry in entries {
                 let entry = entry.map_err(|cause| GoldenError::new(&place, cause))?;

@@ -154,6 +154,17 @@ fn a_code_is_explained_and_a_mistyped_one_is_guessed() {
 }
 
 #[test]
+fn a_topic_is_a_page_on_a_format() {
+    let here = Installation::new();
+    for (topic, part) in [("golden-tasks", "$subset"), ("http-mock", "respond")] {
+        let said = here.run(&["explain", topic]).expect(0).stdout;
+        assert!(said.contains(part) && said.lines().count() <= 50, "{said}");
+        let whole = here.run(&["explain"]).expect(0).stdout;
+        assert!(whole.contains(topic), "{whole}");
+    }
+}
+
+#[test]
 fn explaining_needs_no_configuration_that_works() {
     let here = Installation::new();
     std::fs::write(here.path().join("cogo.toml"), "stage = \n").unwrap();

@@ -1,6 +1,8 @@
 //! What people get wrong, and what they are told: each mistake names its place,
 //! its cause and the cure, and ends with the code of its kind.
 
+mod plugins;
+
 use std::net::TcpListener;
 
 use crate::support::process::{Finished, Installation};

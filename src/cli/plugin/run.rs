@@ -11,16 +11,17 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use super::super::output::{Exit, Failure, Outcome};
+use super::super::output::{Exit, Failure, Outcome, explain_line};
 use super::subject;
-use crate::attempt::{LogLine, Progress, StopReason};
+use crate::attempt::{Blame, LogLine, Progress, StopReason};
 use crate::cli::Context;
+use crate::codes;
 use crate::millis::millis;
 use crate::plugin::outbound::{HttpMock, Wire};
 use crate::route::RouteKey;
 use crate::trial::{
-    Given, LimitsProfile, Observed, OutcomeName, Setup, Steering, Trial, TrialError, TrialLimits,
-    Trials,
+    Given, LimitsProfile, Observed, ObservedProblem, OutcomeName, Setup, Steering, Trial,
+    TrialError, TrialLimits, Trials,
 };
 
 /// How often files are looked at with `--watch`.
@@ -33,16 +34,8 @@ Examples:
   cogo-host plugin run my-plugin.wasm --task task.json > task.expect.json
   echo '{\"command\":\"ls\"}' | cogo-host plugin run mock --route sandbox/run --task -
 
-A mock is a JSON array of rules; the first that fits a request answers it:
-  [ { \"method\": \"POST\", \"url\": \"http://worker:8080/run\", \"times\": 1,
-      \"body\": { \"$subset\": { \"repo\": \"r\" } }, \"delay_ms\": 20,
-      \"respond\": { \"status\": 200, \"headers\": {}, \"json\": { \"passed\": true } } },
-    { \"url\": { \"$pattern\": \"http://worker:8080/.*\" }, \"fail\": \"connection-refused\" } ]
-`respond` has `json` or `text`; `fail` is connection-refused, connection-reset,
-connect-timeout, response-timeout, dns or tls. With a mock nothing goes out: what no
-rule is for is refused, and the log shows the rule to add.
-
-A task file is a payload, or a whole task: see `cogo-host plugin test --help`.";
+What the files hold: cogo-host explain golden-tasks, cogo-host explain http-mock.
+Ends with 0 when the task completed, with 1 when it failed.";
 
 /// When a file was changed, and its size.
 type Stamp = (std::time::SystemTime, u64);
@@ -170,10 +163,31 @@ fn answer(context: &Context, setup: &Setup, trial: &Trial) -> Outcome<()> {
         serde_json::to_string_pretty(observed).unwrap_or_default()
     })?;
     if let Some(problem) = &observed.problem {
-        output.note(format_args!("error[{}]: {}", problem.code, problem.message));
+        output.note(failed(problem));
+    }
+    if observed.reason == Some(StopReason::Deadline) {
+        let message = "it did not end before its deadline".to_owned();
+        output.note(failed(&ObservedProblem {
+            code: "deadline_exceeded".to_owned(),
+            message,
+            blame: Blame::Guest,
+            retry_after_ms: None,
+        }));
     }
     output.note(closing(setup, trial));
     Ok(())
+}
+
+/// Why there is no report, and what can be done about it.
+fn failed(problem: &ObservedProblem) -> String {
+    let mut text = format!("error[{}]: {}", problem.code, problem.message);
+    if let Some((_, entry)) = codes::find(&problem.code) {
+        text.push_str(&format!("\n hint: {}", entry.fix));
+    }
+    if let Some(line) = explain_line(&problem.code) {
+        text.push_str(&format!("\n{line}"));
+    }
+    text
 }
 
 /// The last line: how it ended and what it took.
@@ -339,7 +353,7 @@ async fn changed(args: &RunArgs, before: &[Option<Stamp>]) {
 }
 
 fn usage(message: impl std::fmt::Display) -> Failure {
-    Failure::message(Exit::Usage, "task_unusable", message)
+    Failure::message(Exit::Usage, "task_invalid", message)
 }
 
 fn is_field(text: &str) -> bool {
@@ -369,23 +383,29 @@ fn read_task(text: &str) -> Outcome<Given> {
     };
     Given::parse(&text).map_err(|cause| {
         usage(format!("{place}: {cause}")).hint(
-            "a task is a payload, or an object with `payload`; see `cogo-host plugin test --help`",
+            "a task is a payload, or an object with `payload`; see `cogo-host explain golden-tasks`",
         )
     })
 }
 
 fn read_rules(path: &Path) -> Outcome<Vec<Value>> {
     let text = subject::read_text(path)?;
-    serde_json::from_str(&text).map_err(|cause| {
+    let rules: Vec<Value> = serde_json::from_str(&text).map_err(|cause| {
         let message = format!("{}: expected an array of rules: {cause}", path.display());
         Failure::message(Exit::Usage, "mock_invalid", message)
-            .hint("`cogo-host plugin run --help` shows one")
-    })
+            .hint("`cogo-host explain http-mock` shows one")
+    })?;
+    // By itself first, so that a mistake is told with its file.
+    HttpMock::parse(&Value::Array(rules.clone())).map_err(|cause| {
+        let message = format!("{}: {cause}", path.display());
+        Failure::message(Exit::Usage, "mock_invalid", message)
+            .hint("`cogo-host explain http-mock` shows one")
+    })?;
+    Ok(rules)
 }
 
 fn bad_mock(error: crate::plugin::outbound::InvalidMock) -> Failure {
-    Failure::new(Exit::Usage, "mock_invalid", error)
-        .hint("`cogo-host plugin run --help` shows a mock")
+    Failure::new(Exit::Usage, "mock_invalid", error).hint("`cogo-host explain http-mock` shows one")
 }
 
 fn pairs(texts: &[String]) -> Outcome<BTreeMap<String, String>> {

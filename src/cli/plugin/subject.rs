@@ -96,6 +96,11 @@ pub fn read_text(path: &Path) -> Outcome<String> {
             std::io::ErrorKind::NotFound => Exit::NotFound,
             _ => Exit::Usage,
         };
+        let cause = match cause.kind() {
+            std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            std::io::ErrorKind::PermissionDenied => "this user must not read it".to_owned(),
+            _ => cause.to_string(),
+        };
         let message = format!("{} cannot be read: {cause}", path.display());
         Failure::message(exit, "file_unreadable", message)
     })

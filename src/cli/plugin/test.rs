@@ -18,38 +18,18 @@ use crate::trial::conformance::{Battery, Check};
 use crate::trial::golden::{Golden, GoldenError};
 use crate::trial::{TrialError, Trials};
 
-const FORMAT: &str = "\
-A golden task is two files, in DIR or in DIR/tasks:
+const EXAMPLES: &str = "\
+Examples:
+  cogo-host plugin test my-plugin
+  cogo-host plugin test my-plugin --update
+  cogo-host plugin test my-plugin --compare old.wasm new.wasm
+  cogo-host plugin test my-plugin --junit report.xml
 
-NAME.task.json   what is run; only `payload` is needed
-  { \"route\": \"code/build-test\",          where the plugin handles several
-    \"payload\": { \"repo\": \"r\" },          what the producer put on the bus
-    \"config\": { \"WORKER_URL\": \"http://worker:8080\" },
-    \"http\": [ … ],                        answers; see `cogo-host plugin run --help`
-    \"limits\": \"production\",               or \"development\", or { \"memory_mb\", \"deadline_ms\" }
-    \"deadline_ms\": 5000, \"stop\": { \"after_ms\": 100, \"reason\": \"cancelled\" },
-    \"artifacts\": { \"http://a/spec.json\": { } },   what `read-artifact` finds
-    \"task_id\", \"trace_id\", \"shard\", \"tenant\", \"attempt\", \"max_attempts\" }
-
-NAME.expect.json   what must come of it; what it does not name is not compared
-  { \"outcome\": \"completed\",             or retryable, permanent, stopped, host-fault
-    \"report\": { \"type\": \"build-test\", \"passed\": true, \"tests\": { \"$any\": \"number\" } },
-    \"snippet\", \"url\", \"usage\",
-    \"problem\": { \"$subset\": { \"code\": \"bad_ref\" } },   \"reason\" of what was stopped
-    \"artifacts\": [ { \"path\", \"content_type\", \"bytes\", \"content\" } ],
-    \"requests\": [ { \"$subset\": { \"url\": \"http://worker:8080/run\", \"body\": { } } } ] }
-
-A plain value is meant exactly. Matchers:
-  {\"$subset\": {…}}       these fields, or these elements in this order; and whatever else
-  {\"$pattern\": \"[0-9]+\"}  a text that matches from beginning to end
-  {\"$any\": \"number\"}     any value of a type: string, number, boolean, array, object, null, any
-  {\"$exact\": …}          exactly this, also below $subset
-
-Golden tasks run offline: a request that `http` has no answer for is refused.
-`--update` writes what came now and keeps each matcher that still holds.";
+A golden task is DIR/tasks/NAME.task.json with NAME.expect.json beside it; what they
+hold: cogo-host explain golden-tasks. Ends with 0 when all hold, with 1 when one does not.";
 
 #[derive(Args)]
-#[command(after_help = FORMAT)]
+#[command(after_help = EXAMPLES)]
 pub struct TestArgs {
     /// The plugin's directory, with its golden tasks.
     #[arg(default_value = ".")]
@@ -103,7 +83,7 @@ pub fn test(context: &Context, args: TestArgs) -> Outcome {
     if tested.is_empty() {
         let message = format!("there is no golden task in {}", args.directory.display());
         return Err(Failure::message(Exit::NotFound, "tests_missing", message)
-            .hint("write NAME.task.json there; `cogo-host plugin test --help` shows one"));
+            .hint("write NAME.task.json there; `cogo-host explain golden-tasks` shows one"));
     }
     if let Some(file) = &args.junit {
         write_junit(file, &tested)?;
@@ -117,7 +97,7 @@ pub fn test(context: &Context, args: TestArgs) -> Outcome {
 
 fn unreadable(error: GoldenError) -> Failure {
     Failure::new(Exit::Usage, "golden_invalid", error)
-        .hint("`cogo-host plugin test --help` shows both files")
+        .hint("`cogo-host explain golden-tasks` shows both files")
 }
 
 /// The component that is meant.
@@ -128,7 +108,8 @@ fn component(args: &TestArgs) -> Outcome<PathBuf> {
     let directory = &args.directory;
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let is_component = |path: &PathBuf| path.extension().is_some_and(|e| e == "wasm");
-    let found: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_component).collect();
+    let mut found: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_component).collect();
+    found.sort();
     let here = directory.canonicalize().ok().and_then(|path| {
         let name = path.file_name()?.to_str()?.to_owned();
         Some(PathBuf::from(format!("{name}.wasm")))

@@ -30,7 +30,13 @@ impl Candidate {
 }
 
 fn read_bounded(path: &Path) -> Result<Bytes, LoadCause> {
-    let unreadable = |cause: io::Error| LoadCause::Unreadable(cause.to_string());
+    let unreadable = |cause: io::Error| {
+        LoadCause::Unreadable(match cause.kind() {
+            io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            io::ErrorKind::PermissionDenied => "this user must not read it".to_owned(),
+            _ => cause.to_string(),
+        })
+    };
     let file = open(path).map_err(unreadable)?;
     let found = file.metadata().map_err(unreadable)?;
     if !found.is_file() {

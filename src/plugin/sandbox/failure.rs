@@ -10,7 +10,11 @@ use crate::plugin::limits::Refused;
 use crate::plugin::text;
 
 /// How many frames of a trap's stack are shown.
-const FRAMES: usize = 5;
+const FRAMES: usize = 8;
+/// How a function is called that has no name.
+const UNNAMED: &str = "<wasm function ";
+/// What to do about frames that say nothing.
+const NAMELESS: &str = "\n  (the component holds no function names: build it without stripping them to see which functions these are)";
 /// The longest frame, in bytes.
 const FRAME_BYTES: usize = 200;
 
@@ -148,11 +152,29 @@ pub(crate) fn explain(cause: &wasmtime::Error, state: &State) -> String {
         Class::Trap => trap(),
     };
     let mut said = text::cut(said, 1_000);
-    for frame in frames(cause) {
+    let frames = match class(cause, state) {
+        // The host ended it; where the guest was says nothing.
+        Class::HostEnd(_) => Vec::new(),
+        _ => frames(cause),
+    };
+    for frame in &frames {
         said.push_str("\n  at ");
-        said.push_str(&frame);
+        said.push_str(frame);
+    }
+    if !frames.is_empty() && frames.iter().all(|frame| frame.starts_with(UNNAMED)) {
+        said.push_str(NAMELESS);
     }
     said
+}
+
+/// The name of a Rust function without the hash that its symbol ends with.
+fn without_hash(name: &str) -> &str {
+    match name.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            path
+        }
+        _ => name,
+    }
 }
 
 /// The top frames of the guest's stack, with readable names.
@@ -165,6 +187,8 @@ fn frames(cause: &wasmtime::Error) -> Vec<String> {
     let shown = stack.to_string();
     let frame = |line: &str| {
         let (_, frame) = line.trim().split_once(" - ")?;
+        // A module without a name has nothing to say.
+        let frame = without_hash(frame.strip_prefix("<unknown>!").unwrap_or(frame));
         Some(text::cut(text::one_line(frame.to_owned()), FRAME_BYTES))
     };
     shown.lines().filter_map(frame).take(FRAMES).collect()
