@@ -11,6 +11,8 @@
 //! of it is mended or left out.
 
 mod lanes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -33,14 +35,16 @@ use crate::store::turns::{Lane, Stop};
 use crate::store::{ClaimRequest, Want, rollout, rows};
 use crate::task::{Claim, ClaimedPayload};
 
-/// The oldest due tasks of one lane, from the index alone and as one row.
+/// The oldest due tasks of one lane, from the index and as one row. The tenant
+/// is made text by `||`: a `CAST` has an affinity, which the indexed expression
+/// has not, and SQLite would walk through the whole lane and sort it.
 const LIST_DUE: &str = "
 SELECT json_group_array(json_array(due, id, row)) AS lane
 FROM (
   SELECT coalesce(retry_at, created_at) AS due, id, rowid AS row
   FROM agent_messages INDEXED BY agent_messages_turn
   WHERE status = 'queued' AND service = ?1 AND role = ?2 AND shard = ?3 AND priority = ?4
-    AND coalesce(tenant, '') = CAST(unhex(?5) AS TEXT)
+    AND coalesce(tenant, '') = unhex(?5) || ''
     AND coalesce(retry_at, created_at) <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
   ORDER BY coalesce(retry_at, created_at), id
   LIMIT ?6

@@ -15,7 +15,7 @@ use crate::store::turns::Lane;
 /// is due, found by hopping from the head of one to the head of the next. A
 /// tenant goes by its bytes, in hexadecimal: other programs may write some that
 /// are no UTF-8. Their order is the same.
-const LIST_LANES: &str = "
+pub(super) const LIST_LANES: &str = "
 WITH RECURSIVE want (place, service, role, shard, tenant) AS MATERIALIZED (
   SELECT key, value ->> 'service', value ->> 'role', value ->> 'shard', value ->> 'tenant'
   FROM jsonb_each(?1)
