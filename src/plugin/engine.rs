@@ -29,7 +29,8 @@ const WASM_STACK: usize = 512 * 1024;
 const ASYNC_STACK: usize = 2 * MIB;
 
 /// Kept mapped and zeroed between two attempts instead of being given back.
-/// Cheap only where the kernel can tell which pages were touched.
+/// Cheap only where the kernel can tell which pages were touched. Giving pages
+/// back, or taking a table's first fault anew, interrupts every other core.
 const KEEP_RESIDENT: usize = MIB;
 
 /// Slots of the pool. A slot is reserved address space, not memory.
@@ -139,6 +140,7 @@ fn pooled_engine() -> Result<Engine, EngineError> {
         .max_memory_size(limits.memory_bytes)
         .table_elements(limits.table_elements)
         .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto);
     let mut config = code_config();
     config.allocation_strategy(pool);
