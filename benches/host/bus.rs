@@ -103,11 +103,15 @@ pub fn task() -> NewTask {
 pub async fn filled(path: &Path, tasks: usize) -> Arc<dyn Store> {
     let store = SqliteStore::open(path, OpenMode::Create).await.unwrap();
     store.migrate(false).await.unwrap();
+    fill(&store, tasks).await;
+    Arc::new(store)
+}
+
+pub async fn fill(store: &dyn Store, tasks: usize) {
     for _ in 0..tasks.div_ceil(500) {
         let batch: Vec<NewTask> = (0..500.min(tasks)).map(|_| task()).collect();
         store.enqueue(&batch).await.unwrap();
     }
-    Arc::new(store)
 }
 
 pub fn settings(until_idle: bool) -> BusSettings {
@@ -128,7 +132,7 @@ pub fn settings(until_idle: bool) -> BusSettings {
     }
 }
 
-fn start(
+pub fn start(
     store: Arc<dyn Store>,
     executor: Arc<dyn Executor>,
     plugin: &Arc<Plugin>,
@@ -237,8 +241,7 @@ fn drained(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> Drained {
     io.block_on(async {
         let store = filled(&dir.path().join("bus.db"), TASKS).await;
         let (begun, cpu) = (Instant::now(), cpu_seconds());
-        let bus = start(Arc::clone(&store), executor, plugin, true);
-        bus.finished().await;
+        drain(&store, executor, plugin).await;
         let rate = TASKS as f64 / begun.elapsed().as_secs_f64();
         let cpu_us = (cpu_seconds() - cpu) * 1e6 / TASKS as f64;
         let depth = store.depth().await.unwrap();
@@ -246,6 +249,12 @@ fn drained(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> Drained {
         store.close().await.unwrap();
         Drained { rate, cpu_us }
     })
+}
+
+/// Runs a host on the bus until nothing waits.
+pub async fn drain(store: &Arc<dyn Store>, executor: Arc<dyn Executor>, plugin: &Arc<Plugin>) {
+    let bus = start(Arc::clone(store), executor, plugin, true);
+    bus.finished().await;
 }
 
 /// What this process has used of all cores, which is steadier than its pace on
@@ -295,9 +304,9 @@ fn done(claim: &Claim) -> Settlement {
 }
 
 /// Tells when an attempt reaches the executor.
-struct Watched {
-    inner: Arc<dyn Executor>,
-    started: mpsc::UnboundedSender<Instant>,
+pub struct Watched {
+    pub inner: Arc<dyn Executor>,
+    pub started: mpsc::UnboundedSender<Instant>,
 }
 
 #[async_trait]

@@ -2,13 +2,6 @@
 //! a million tasks that ended since the last vacuum, a snapshot that somebody
 //! keeps open. A cluster of its own, with autovacuum off where it matters.
 
-#[path = "../../tests/it/support/postgres/cluster.rs"]
-#[allow(
-    dead_code,
-    reason = "it is the tests' module; a measurement needs a part of it"
-)]
-mod cluster;
-
 use std::time::{Duration, Instant};
 
 use cogo_host::ids::HolderId;
@@ -16,7 +9,7 @@ use cogo_host::route::KnownRole;
 use cogo_host::store::{BusUrl, ClaimRequest, PostgresStore, Store, Want};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use self::cluster::Cluster;
+use crate::cluster::Cluster;
 use crate::percentile;
 
 const CLAIMS: usize = 800;

@@ -14,7 +14,14 @@
 
 mod bus;
 mod claims;
+#[path = "../../tests/it/support/postgres/cluster.rs"]
+#[allow(
+    dead_code,
+    reason = "it is the tests' module; a measurement needs a part of it"
+)]
+mod cluster;
 mod floor;
+mod postgres;
 mod process;
 mod sandbox;
 mod swap;
@@ -61,8 +68,14 @@ pub fn percentile(mut values: Vec<Duration>, percent: usize) -> Duration {
 }
 
 fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, url] = words.as_slice()
+        && word == postgres::DRAIN
+    {
+        return postgres::drain_as_host(url);
+    }
     // Cargo passes `--bench`; a word chooses a part.
-    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let wanted = words.into_iter().find(|word| !word.starts_with('-'));
     let runs = |part: &str| wanted.as_deref().is_none_or(|wanted| wanted == part);
     if runs("sandbox") {
         sandbox::compare();
@@ -72,6 +85,9 @@ fn main() {
     }
     if runs("latency") {
         bus::latency();
+    }
+    if runs("postgres") {
+        postgres::throughput();
     }
     if runs("claims") {
         claims::flat();

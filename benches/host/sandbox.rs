@@ -141,13 +141,13 @@ pub fn compare() {
 }
 
 /// Store, instantiate, call, drop, and nothing else.
-struct Bare {
+pub struct Bare {
     pre: ExecutorPluginPre<()>,
     runtime: Runtime,
 }
 
 impl Bare {
-    fn new(engines: &Engines) -> Self {
+    pub fn new(engines: &Engines) -> Self {
         let engine = engines.get(Allocation::Pooled).unwrap();
         let candidate = bundled::candidates()
             .find(|candidate| candidate.place.contains("mock"))
@@ -168,38 +168,53 @@ impl Bare {
         let work = async move {
             let start = Instant::now();
             for number in 0..ATTEMPTS {
-                let mut store = wasmtime::Store::new(pre.engine(), ());
-                store.set_epoch_deadline(u64::MAX / 2);
-                let instance = pre.instantiate_async(&mut store).await.unwrap();
-                let id = number.to_string();
-                let task = contract::Task {
-                    id: &id,
-                    message_id: &id,
-                    idempotency_key: &id,
-                    trace_id: "bench",
-                    route: contract::Route {
-                        service: "code",
-                        role: "build-test",
-                        shard: 0,
-                        tenant: None,
-                    },
-                    attempt: 1,
-                    max_attempts: 5,
-                    deadline_ms: 60_000,
-                    payload: PAYLOAD,
-                    attributes: &[],
-                };
-                let outcome = instance
-                    .cogo_executor_executor()
-                    .call_execute(&mut store, task)
-                    .await
-                    .unwrap();
-                assert!(outcome.is_ok());
+                bare_attempt(&pre, number).await;
             }
             per_attempt_us(start.elapsed())
         };
         self.runtime.block_on(self.runtime.spawn(work)).unwrap()
     }
+
+    /// One attempt for each of so many tasks, on the guests' thread.
+    pub async fn run(&self, tasks: usize) {
+        let pre = self.pre.clone();
+        let work = async move {
+            for number in 0..u32::try_from(tasks).unwrap() {
+                bare_attempt(&pre, number).await;
+            }
+        };
+        self.runtime.spawn(work).await.unwrap();
+    }
+}
+
+async fn bare_attempt(pre: &ExecutorPluginPre<()>, number: u32) {
+    let mut store = wasmtime::Store::new(pre.engine(), ());
+    store.set_epoch_deadline(u64::MAX / 2);
+    let instance = pre.instantiate_async(&mut store).await.unwrap();
+    let id = number.to_string();
+    let task = contract::Task {
+        id: &id,
+        message_id: &id,
+        idempotency_key: &id,
+        trace_id: "bench",
+        route: contract::Route {
+            service: "code",
+            role: "build-test",
+            shard: 0,
+            tenant: None,
+        },
+        attempt: 1,
+        max_attempts: 5,
+        deadline_ms: 60_000,
+        payload: PAYLOAD,
+        attributes: &[],
+    };
+    let outcome = instance
+        .cogo_executor_executor()
+        .call_execute(&mut store, task)
+        .await
+        .unwrap();
+    assert!(outcome.is_ok());
 }
 
 /// One after the other, through the executor, from the guests' own thread: what
