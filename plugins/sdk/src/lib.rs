@@ -27,8 +27,11 @@
 //! cogo_executor::export!(Greeter);
 //! ```
 //!
-//! The package is a `cdylib`; `cogo-host plugin build DIR` compiles it for
-//! `wasm32-unknown-unknown` and wraps it as a component.
+//! `cogo-host plugin new NAME` writes a package to start from, with this crate
+//! beside it; `cogo-host plugin build DIR` compiles it for
+//! `wasm32-unknown-unknown` and wraps it as a component. [`guides`] has whole
+//! plugins for the usual purposes: a REST adapter, a delegate of a model, a test
+//! double.
 //!
 //! # What a plugin may count on
 //!
@@ -56,6 +59,8 @@
 //! a plugin does not use is linked: `execute` takes `&impl Host` rather than a
 //! trait object so that a plugin without HTTP imports no HTTP.
 
+#[cfg(any(doc, doctest))]
+pub mod guides;
 pub mod http;
 pub mod json;
 pub mod payload;
