@@ -58,6 +58,7 @@ use pipelines::Pipelines;
 pub use plugin_views::{directory as directory_view, plugins as plugin_views};
 pub use plugins::PluginsError;
 pub use plugins::loader as plugin_loader;
+pub use plugins::settings as plugin_settings;
 pub use recorder::Recorder;
 use rollouts::Rollouts;
 use route_operator::Desk;

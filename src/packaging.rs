@@ -1,29 +1,38 @@
 //! From the sources of a plugin to a component, and back to the question
 //! whether a component is still the one of its sources.
 //!
-//! [`build`] compiles a cargo package for `wasm32-unknown-unknown`, wraps the
-//! core module as a component of the contract's world and stamps it: name,
-//! version, and the [`SourceDigest`] of everything it was made from. [`verify`]
-//! computes that digest again and compares; it needs no toolchain, so a test can
-//! tell that a committed component was left behind by its sources.
+//! [`template`] writes the sources of a plugin to start from. [`build`] makes a
+//! component of the contract's world of them, whatever their [`Language`], and
+//! stamps it: name, version, and the [`SourceDigest`] of everything it was made
+//! from. [`verify`] computes that digest again and compares; it needs no
+//! toolchain, so a test can tell that a component was left behind by its sources.
 //!
 //! **Invariant:** nothing here runs, instantiates or trusts a component. What may
 //! run is decided where plugins are loaded.
 
 mod component;
+mod contract;
+mod error;
 mod manifest;
+mod project;
+mod rust;
+mod script;
 mod source;
-mod toolchain;
+pub mod template;
+pub mod toolchain;
+mod watch;
 
-use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::path::Path;
 
 pub use component::{Stamp, StampError};
+pub use error::{BuildError, VerifyError};
 pub use manifest::ManifestError;
+pub use project::Language;
 pub use source::{SourceDigest, SourceError};
 pub use toolchain::ToolchainError;
+pub use watch::Watch;
 
-use manifest::Manifest;
+use project::Project;
 
 /// How [`build`] goes about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,94 +49,79 @@ pub enum LockFile {
 pub struct Packaged {
     /// What it says of itself.
     pub stamp: Stamp,
+    /// What it was written in.
+    pub language: Language,
     /// The component.
     pub bytes: Vec<u8>,
 }
 
-/// Why there is no component.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum BuildError {
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error(transparent)]
-    Toolchain(#[from] ToolchainError),
-    #[error("cannot start {program}")]
-    Start {
-        program: String,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("cargo could not build {package} ({status}); its messages are above")]
-    Compile { package: String, status: ExitStatus },
-    #[error("cargo built no library from {package}; a plugin is a package with src/lib.rs")]
-    NoLibrary { package: String },
-    #[error("cannot read the module that cargo built, {path}")]
-    ReadModule {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error(
-        "{package} is no executor plugin: it does not export what the host calls; depend on \
-         cogo-executor and name the executor with cogo_executor::export!"
-    )]
-    NotAPlugin { package: String },
-    #[error("the module of {package} cannot become a component")]
-    Wrap {
-        package: String,
-        #[source]
-        source: anyhow::Error,
-    },
+/// What a directory of sources is, without building anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// What it is written in.
+    pub language: Language,
+    /// Of the plugin.
+    pub name: String,
+    /// Of the plugin.
+    pub version: String,
 }
 
-/// Builds the plugin in `directory`, a cargo package, and stamps the component.
-/// Cargo's messages go to standard error as they come.
+/// The world that components are built for, with its version.
+pub fn world() -> String {
+    contract::name()
+}
+
+/// Looks at what lies in `directory`.
 ///
 /// # Errors
 ///
-/// When the directory is no package, the toolchain is missing (the error says
-/// what to install), the package does not compile, or is no plugin.
-pub fn build(directory: &Path, lock_file: LockFile) -> Result<Packaged, BuildError> {
-    let manifest = Manifest::read(directory)?;
-    let toolchain = toolchain::find(&manifest)?;
-    let module_path = toolchain.compile(&manifest, lock_file)?;
-    let module = std::fs::read(&module_path).map_err(|source| BuildError::ReadModule {
-        path: module_path,
-        source,
-    })?;
-    // After the build: it may have brought the lock file up to date.
-    let source = source::digest(&manifest)?;
-    let stamp = Stamp {
-        name: manifest.name.clone(),
-        version: manifest.version.clone(),
-        source,
-    };
-    let bytes = component::wrap(&module, &stamp)?;
-    Ok(Packaged { stamp, bytes })
+/// When it holds no plugin's sources, or their manifest is not valid.
+pub fn outline(directory: &Path) -> Result<Outline, ManifestError> {
+    let project = Project::read(directory)?;
+    Ok(Outline {
+        language: project.language(),
+        name: project.name().to_owned(),
+        version: project.version().to_owned(),
+    })
 }
 
-/// Why a component cannot be said to be the one of its sources.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum VerifyError {
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error(transparent)]
-    Stamp(#[from] StampError),
-    #[error("the component was not built from these sources: {}", describe_changes(.changed))]
-    Stale {
-        /// What the component says it was built from.
-        built_from: String,
-        /// What lies there now.
-        present: String,
-        /// The files that differ, relative to the package.
-        changed: Vec<String>,
-    },
+/// Builds the plugin in `directory` and stamps the component. The messages of
+/// compilers go to standard error as they come.
+///
+/// # Errors
+///
+/// When the directory holds no plugin's sources, the toolchain is missing (the
+/// error says what to install), they do not compile, or are no plugin.
+pub fn build(directory: &Path, lock_file: LockFile) -> Result<Packaged, BuildError> {
+    let project = Project::read(directory)?;
+    let component = match &project {
+        Project::Rust(manifest) => {
+            component::encode(manifest, &rust::compile(manifest, lock_file)?)?
+        }
+        Project::Script(script) => script.compile()?,
+    };
+    // After the build: it may have brought the lock file up to date.
+    let source = source::digest(&project.covered())?;
+    let stamp = Stamp {
+        name: project.name().to_owned(),
+        version: project.version().to_owned(),
+        source,
+    };
+    if !component::is_plugin(&component) {
+        return Err(BuildError::NotAPlugin {
+            package: stamp.name,
+            language: project.language(),
+        });
+    }
+    let bytes = component::stamp(&component, &stamp).map_err(|source| BuildError::Wrap {
+        package: stamp.name.clone(),
+        source,
+    })?;
+    Ok(Packaged {
+        stamp,
+        language: project.language(),
+        bytes,
+    })
 }
 
 /// Compares the sources in `directory` with those that `component` says it was
@@ -139,7 +133,7 @@ pub enum VerifyError {
 /// compared.
 pub fn verify(component: &[u8], directory: &Path) -> Result<(), VerifyError> {
     let stamp = Stamp::read(component)?;
-    let present = source::digest(&Manifest::read(directory)?)?;
+    let present = source::digest(&Project::read(directory)?.covered())?;
     if stamp.source == present {
         return Ok(());
     }
@@ -148,19 +142,4 @@ pub fn verify(component: &[u8], directory: &Path) -> Result<(), VerifyError> {
         built_from: stamp.source.digest,
         present: present.digest,
     })
-}
-
-/// How many file names a message holds.
-const SHOWN_CHANGES: usize = 5;
-
-fn describe_changes(changed: &[String]) -> String {
-    if changed.is_empty() {
-        return "the way they are built has changed".into();
-    }
-    let shown = changed.iter().take(SHOWN_CHANGES).map(String::as_str);
-    let names = shown.collect::<Vec<_>>().join(", ");
-    match changed.len().saturating_sub(SHOWN_CHANGES) {
-        0 => names,
-        more => format!("{names} and {more} more"),
-    }
 }

@@ -37,6 +37,11 @@ impl Client {
         })
     }
 
+    /// Where it is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
         self.send(self.http.get(self.url(path))).await
     }

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use wasm_encoder::{ComponentSection, CustomSection};
 use wasm_metadata::{AddMetadata, AddMetadataField};
 use wasmparser::{Parser, Payload};
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
-use super::BuildError;
+use super::manifest::Manifest;
 use super::source::SourceDigest;
+use super::{BuildError, contract};
 
 /// Holds the [`Stamp`].
 const STAMP_SECTION: &str = "cogo:source";
@@ -45,34 +46,46 @@ pub enum StampError {
     Malformed { line: usize },
 }
 
-/// Makes a component of a core module and stamps it.
-pub(super) fn wrap(module: &[u8], stamp: &Stamp) -> Result<Vec<u8>, BuildError> {
-    let package = || stamp.name.clone();
-    let component = encode(module, stamp).map_err(|source| BuildError::Wrap {
-        package: package(),
+/// Makes a component of the core module that cargo built, which carries its
+/// world along.
+pub(super) fn encode(manifest: &Manifest, module: &[u8]) -> Result<Vec<u8>, BuildError> {
+    componentize(module).map_err(|source| BuildError::Wrap {
+        package: manifest.name.clone(),
         source,
-    })?;
-    if !EXPORTS
-        .iter()
-        .all(|interface| exports(&component, interface))
-    {
-        return Err(BuildError::NotAPlugin { package: package() });
-    }
-    Ok(component)
+    })
 }
 
-fn encode(module: &[u8], stamp: &Stamp) -> anyhow::Result<Vec<u8>> {
-    let component = ComponentEncoder::default()
+/// Makes a component of a core module that knows nothing of worlds, such as one
+/// written by hand.
+pub(super) fn encode_plain(package: &str, module: &[u8]) -> Result<Vec<u8>, BuildError> {
+    let encode = || {
+        let (resolve, world) = contract::resolve()?;
+        let mut module = module.to_vec();
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
+        componentize(&module)
+    };
+    encode().map_err(|source| BuildError::Wrap {
+        package: package.to_owned(),
+        source,
+    })
+}
+
+fn componentize(module: &[u8]) -> anyhow::Result<Vec<u8>> {
+    ComponentEncoder::default()
         .module(module)?
         .validate(true)
-        .encode()?;
+        .encode()
+}
+
+/// Says in a component what it is and what it was made from.
+pub(super) fn stamp(component: &[u8], stamp: &Stamp) -> anyhow::Result<Vec<u8>> {
     let mut metadata = AddMetadata::default();
     metadata.name = AddMetadataField::Set(stamp.name.clone());
     metadata.processed_by = vec![(
         env!("CARGO_PKG_NAME").into(),
         env!("CARGO_PKG_VERSION").into(),
     )];
-    let mut component = metadata.to_wasm(&component)?;
+    let mut component = metadata.to_wasm(component)?;
     for (name, data) in [
         (VERSION_SECTION, stamp.version.clone()),
         (STAMP_SECTION, stamp.write()),
@@ -84,6 +97,13 @@ fn encode(module: &[u8], stamp: &Stamp) -> anyhow::Result<Vec<u8>> {
         section.append_to_component(&mut component);
     }
     Ok(component)
+}
+
+/// Whether a component exports what the host calls, of whichever version.
+pub(super) fn is_plugin(component: &[u8]) -> bool {
+    EXPORTS
+        .iter()
+        .all(|interface| exports(component, interface))
 }
 
 fn exports(component: &[u8], interface: &str) -> bool {
@@ -230,9 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_no_plugin_is_refused() {
-        let module = wasm_encoder::Module::new().finish();
-        let error = wrap(&module, &stamp()).expect_err("exports nothing");
-        assert!(matches!(error, BuildError::NotAPlugin { package } if package == "one"));
+    fn a_component_that_exports_nothing_is_no_plugin() {
+        assert!(!is_plugin(&wasm_encoder::Component::new().finish()));
     }
 }

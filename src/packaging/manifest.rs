@@ -6,6 +6,17 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::rust::RECIPE;
+use super::source::Covered;
+
+/// Files of the workspace that say how its packages are built.
+const SHARED_FILES: [&str; 4] = [
+    "Cargo.lock",
+    "rust-toolchain.toml",
+    "rust-toolchain",
+    ".cargo/config.toml",
+];
+
 /// A cargo package and what it is built from besides itself.
 #[derive(Debug)]
 pub(super) struct Manifest {
@@ -23,11 +34,22 @@ pub(super) struct Manifest {
     pub inputs: BTreeSet<PathBuf>,
 }
 
-/// Why a directory is not taken for a plugin's package.
+/// Why a directory is not taken for the sources of a plugin.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ManifestError {
-    #[error("{path} cannot be read; a plugin is a cargo package")]
+    #[error(
+        "{directory} holds no plugin: it has no Cargo.toml (Rust), package.json (JavaScript), \
+         pyproject.toml (Python) or plugin.toml (WebAssembly text)"
+    )]
+    NoPlugin { directory: PathBuf },
+    #[error("{directory} cannot be looked at")]
+    Directory {
+        directory: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path} cannot be read")]
     Read {
         path: PathBuf,
         #[source]
@@ -38,6 +60,12 @@ pub enum ManifestError {
         path: PathBuf,
         #[source]
         source: Box<toml::de::Error>,
+    },
+    #[error("{path} is not valid")]
+    ParseJson {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
     },
     #[error("{path} has no {field}")]
     Missing { path: PathBuf, field: &'static str },
@@ -51,11 +79,12 @@ pub enum ManifestError {
 }
 
 impl Manifest {
+    /// Reads the package in `directory`.
     pub(super) fn read(directory: &Path) -> Result<Self, ManifestError> {
         let directory = directory
             .canonicalize()
-            .map_err(|source| ManifestError::Read {
-                path: directory.join("Cargo.toml"),
+            .map_err(|source| ManifestError::Directory {
+                directory: directory.to_path_buf(),
                 source,
             })?;
         let file = File::read(&directory)?;
@@ -77,6 +106,20 @@ impl Manifest {
         }
         manifest.follow(file)?;
         Ok(manifest)
+    }
+
+    /// What a component of the package is built from.
+    pub(super) fn covered(&self) -> Covered<'_> {
+        let inherited = self.workspaces.iter();
+        let inherited = inherited.map(|workspace| workspace.join("Cargo.toml"));
+        let shared = SHARED_FILES.iter().map(|name| self.workspace.join(name));
+        Covered {
+            base: &self.directory,
+            packages: self.packages.iter().map(PathBuf::as_path).collect(),
+            inputs: self.inputs.iter().map(PathBuf::as_path).collect(),
+            files: inherited.chain(shared).collect(),
+            recipe: RECIPE.into(),
+        }
     }
 
     /// Adds a package, and those it depends on by path.

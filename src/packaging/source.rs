@@ -1,32 +1,28 @@
 //! The digest of everything a component is built from.
 //!
 //! It covers the package, the packages it depends on by path, the inputs those
-//! name (the contract's WIT), the workspace's `Cargo.toml` and `Cargo.lock`, and
+//! name (the contract's WIT), what a workspace says for all of its packages, and
 //! the way [`build`](super::build) calls the compiler. It covers bytes, not
 //! meaning: a changed comment makes a component stale. Tests that lie beside
-//! `src`, documentation, hidden files and build output are no part of a build.
+//! `src`, documentation, hidden files, installed tools and build output are no
+//! part of a build.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::Manifest;
-use super::toolchain::RECIPE;
-
 /// Directories of a package that no plugin is built from.
-const SKIPPED_DIRECTORIES: [&str; 4] = ["benches", "examples", "target", "tests"];
+const SKIPPED_DIRECTORIES: [&str; 5] = ["benches", "examples", "node_modules", "target", "tests"];
+/// Golden tasks try a component; none is built from them.
+const SKIPPED_ENDINGS: [&str; 2] = [".task.json", ".expect.json"];
+/// What a Python interpreter leaves anywhere.
+const LEFT_BEHIND: &str = "__pycache__";
 /// Files of a package that no plugin is built from: prose, and components built
 /// into the package's own directory.
 const SKIPPED_EXTENSIONS: [&str; 2] = ["md", "wasm"];
-/// Files of the workspace that say how its packages are built.
-const SHARED_FILES: [&str; 4] = [
-    "Cargo.lock",
-    "rust-toolchain.toml",
-    "rust-toolchain",
-    ".cargo/config.toml",
-];
 /// How much of a file's hash is kept: enough to name what changed. That nothing
 /// changed is what the digest says, which is whole.
 const FILE_HASH_BYTES: usize = 8;
@@ -78,17 +74,31 @@ impl SourceDigest {
     }
 }
 
+/// What a component is built from, besides the way it is built.
+pub(super) struct Covered<'a> {
+    /// The package; files are named relative to it.
+    pub base: &'a Path,
+    /// Every directory that is a package's own, `base` among them.
+    pub packages: BTreeSet<&'a Path>,
+    /// Files and directories that those packages name.
+    pub inputs: BTreeSet<&'a Path>,
+    /// Single files elsewhere; those that are missing do not count.
+    pub files: Vec<PathBuf>,
+    /// The way it is built; another recipe makes another component.
+    pub recipe: Cow<'static, str>,
+}
+
 /// Computes the digest of a package as it lies there now.
-pub(super) fn digest(manifest: &Manifest) -> Result<SourceDigest, SourceError> {
+pub(super) fn digest(covered: &Covered<'_>) -> Result<SourceDigest, SourceError> {
     let mut files = BTreeMap::new();
-    for path in list(manifest)? {
-        let name = relative(&manifest.directory, &path)?;
+    for path in list(covered)? {
+        let name = relative(covered.base, &path)?;
         let content = std::fs::read(&path).map_err(|source| SourceError::Read { path, source })?;
         files.insert(name, content);
     }
 
     let mut whole = Sha256::new();
-    whole.update(RECIPE);
+    whole.update(covered.recipe.as_bytes());
     let mut hashes = BTreeMap::new();
     for (name, content) in files {
         // Lengths first, so that no two lists of files read the same.
@@ -106,26 +116,19 @@ pub(super) fn digest(manifest: &Manifest) -> Result<SourceDigest, SourceError> {
 }
 
 /// Every file that the component is built from, in no order.
-fn list(manifest: &Manifest) -> Result<Vec<PathBuf>, SourceError> {
+pub(super) fn list(covered: &Covered<'_>) -> Result<Vec<PathBuf>, SourceError> {
     let mut found = Vec::new();
-    for package in &manifest.packages {
+    for package in &covered.packages {
         walk(package, Within::Package, &mut found)?;
     }
-    for input in &manifest.inputs {
+    for input in &covered.inputs {
         if input.is_dir() {
             walk(input, Within::Input, &mut found)?;
         } else {
-            found.push(input.clone());
+            found.push(input.to_path_buf());
         }
     }
-    let inherited = manifest
-        .workspaces
-        .iter()
-        .map(|workspace| workspace.join("Cargo.toml"));
-    let shared = SHARED_FILES
-        .iter()
-        .map(|name| manifest.workspace.join(name));
-    found.extend(inherited.chain(shared).filter(|path| path.is_file()));
+    found.extend(covered.files.iter().filter(|path| path.is_file()).cloned());
     Ok(found)
 }
 
@@ -156,12 +159,14 @@ fn walk(directory: &Path, within: Within, found: &mut Vec<PathBuf>) -> Result<()
             continue;
         }
         if !path.is_dir() {
-            if path.is_file() && !is_prose(&path) {
+            let golden = SKIPPED_ENDINGS.iter().any(|ending| name.ends_with(ending));
+            if path.is_file() && !golden && !is_prose(&path) {
                 found.push(path);
             }
             continue;
         }
-        let skipped = within == Within::Package && SKIPPED_DIRECTORIES.contains(&name);
+        let skipped =
+            within == Within::Package && SKIPPED_DIRECTORIES.contains(&name) || name == LEFT_BEHIND;
         // Another package's sources are its own, listed if depended on.
         let foreign = within != Within::Input && path.join("Cargo.toml").is_file();
         if skipped || foreign {
@@ -224,6 +229,7 @@ fn hexadecimal<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
 mod tests {
     use std::fs;
 
+    use super::super::manifest::Manifest;
     use super::*;
 
     /// A plugin with a path dependency in a workspace, and an input outside of it.
@@ -252,6 +258,7 @@ mod tests {
             ("plugins/one/src/deep/table.bin", "data"),
             ("plugins/one/tests/all.rs", "// no part of a build"),
             ("plugins/one/README.md", "no part of a build"),
+            ("plugins/one/tasks/a.task.json", "no part of a build"),
             ("plugins/one/one.wasm", "built"),
             ("plugins/one/target/release/one.wasm", "built"),
             ("plugins/one/.hidden/file", "no part of a build"),
@@ -274,7 +281,7 @@ mod tests {
             (manifest.name.as_str(), manifest.version.as_str()),
             ("one", "0.3.0")
         );
-        digest(&manifest).expect("readable")
+        digest(&manifest.covered()).expect("readable")
     }
 
     #[test]
@@ -360,7 +367,7 @@ mod tests {
         std::os::unix::fs::symlink(root.path(), &link).expect("writable");
         let manifest = Manifest::read(&root.path().join("plugins/one")).expect("a package");
         assert!(matches!(
-            digest(&manifest),
+            digest(&manifest.covered()),
             Err(SourceError::LinkedDirectory { .. })
         ));
     }

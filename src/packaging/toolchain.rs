@@ -1,34 +1,101 @@
-//! Finding and calling a compiler for `wasm32-unknown-unknown`.
+//! Where the compilers of plugins are, and what to install where they are not.
+//!
+//! Nothing is installed from here: what a machine gets is its owner's business.
+
+mod unpacked;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde::Deserialize;
+use super::Language;
 
-use super::manifest::Manifest;
-use super::{BuildError, LockFile};
+/// What Rust plugins are compiled for.
+pub(super) const TARGET: &str = "wasm32-unknown-unknown";
+/// The oldest Node.js that the JavaScript tool runs on.
+const NODE_MAJOR: u32 = 20;
+const COMPONENTIZE_JS: &str = "@bytecodealliance/componentize-js";
+const COMPONENTIZE_PY: &str = "componentize-py";
 
-const TARGET: &str = "wasm32-unknown-unknown";
+/// Why plugins of a language cannot be built here.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ToolchainError {
+    #[error("there is no Rust compiler (rustc) in PATH")]
+    NoCompiler(#[source] std::io::Error),
+    #[error("rustc does not answer: {0}")]
+    Broken(String),
+    #[error("the Rust compiler cannot build for {TARGET}")]
+    NoTarget { rustup: bool },
+    #[error("there is no Node.js (node) in PATH")]
+    NoNode,
+    #[error("Node.js {found} is too old")]
+    OldNode { found: String },
+    #[error("there is no Python 3 (python3) in PATH")]
+    NoPython,
+    #[error("{COMPONENTIZE_JS} is not installed in {directory}")]
+    NoComponentizeJs { directory: PathBuf, listed: bool },
+    #[error("{COMPONENTIZE_PY} is neither in {directory}/.venv nor in PATH")]
+    NoComponentizePy { directory: PathBuf, listed: bool },
+}
 
-/// What is asked of the linker. Memory starts large enough that a usual attempt
-/// never grows it, and the stack holds JSON nested as deep as serde_json follows it:
-/// untouched pages cost nothing, growing costs more than a small task.
-const LINK_ARGUMENTS: [&str; 2] = ["--initial-memory=2097152", "-zstack-size=262144"];
+impl ToolchainError {
+    /// What to install, as commands where there are some.
+    pub fn cure(&self) -> String {
+        match self {
+            Self::NoCompiler(_) => format!(
+                "install Rust 1.95 or later (https://rustup.rs), then: rustup target add {TARGET}"
+            ),
+            Self::Broken(_) => "see `rustc --version` in the plugin's directory".to_owned(),
+            Self::NoTarget { rustup: true } => {
+                format!("rustup target add {TARGET}\n       {}", unpacked::HOW)
+            }
+            Self::NoTarget { rustup: false } => format!(
+                "install what your system calls Rust's standard library for {TARGET} \
+                 (Debian: apt-get install libstd-rust-dev-wasm32 lld)\n       {}",
+                unpacked::HOW
+            ),
+            Self::NoNode | Self::OldNode { .. } => format!(
+                "install Node.js {NODE_MAJOR} or later with npm (Debian: apt-get install nodejs npm)"
+            ),
+            Self::NoPython => {
+                "install Python 3.9 or later (Debian: apt-get install python3 python3-venv)"
+                    .to_owned()
+            }
+            Self::NoComponentizeJs { directory, listed } => {
+                let install = if *listed {
+                    "npm install".to_owned()
+                } else {
+                    format!("npm install --save-dev {COMPONENTIZE_JS}")
+                };
+                format!("(cd {} && {install})", directory.display())
+            }
+            Self::NoComponentizePy { directory, listed } => {
+                let what = if *listed {
+                    "-r requirements.txt"
+                } else {
+                    COMPONENTIZE_PY
+                };
+                format!(
+                    "(cd {} && python3 -m venv .venv && .venv/bin/pip install {what})\n       \
+                     (Debian: apt-get install python3-venv)",
+                    directory.display()
+                )
+            }
+        }
+    }
+}
 
-/// How components are built, as far as the sources do not say it; part of the
-/// source digest. Change it with the flags.
-pub(super) const RECIPE: &str =
-    "cogo-recipe 1: wasm32-unknown-unknown --initial-memory=2097152 -zstack-size=262144\n";
-
-/// A compiler that can build plugins.
-pub(super) struct Toolchain {
-    std: StandardLibrary,
-    sysroot: PathBuf,
+/// A compiler that can build Rust plugins.
+pub(super) struct RustCompiler {
+    pub std: StandardLibrary,
+    pub sysroot: PathBuf,
+    /// What it and cargo are started with.
+    environment: Vec<(&'static str, OsString)>,
 }
 
 /// Where the target's standard library comes from.
-enum StandardLibrary {
+pub(super) enum StandardLibrary {
     /// It came with the compiler.
     Installed,
     /// Only its sources did; it is built along, which stable cargo does when it
@@ -36,161 +103,55 @@ enum StandardLibrary {
     FromSource,
 }
 
-/// Why plugins cannot be built here.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum ToolchainError {
-    #[error("there is no Rust compiler (rustc) in PATH; install Rust 1.95 or later")]
-    NoCompiler(#[source] std::io::Error),
-    #[error("rustc does not answer: {0}")]
-    Broken(String),
-    #[error("the Rust compiler cannot build for {TARGET}; run: rustup target add {TARGET}")]
-    NoTarget,
-    #[error(
-        "the Rust compiler cannot build for {TARGET} and there is no rustup to add it; install \
-         the package of your system that has Rust's standard library for {TARGET}, or its sources"
-    )]
-    NoTargetNoRustup,
+/// Looks at the compiler that cargo will use in `directory`, and, where that
+/// cannot build for the target, for one that was unpacked for the purpose.
+pub(super) fn rust(directory: &Path) -> Result<RustCompiler, ToolchainError> {
+    match rust_in(directory, Vec::new()) {
+        Err(missing) => match unpacked::environment() {
+            Some(environment) => rust_in(directory, environment),
+            None => Err(missing),
+        },
+        found => found,
+    }
 }
 
-/// Looks at the compiler that cargo will use in the plugin's directory.
-pub(super) fn find(manifest: &Manifest) -> Result<Toolchain, ToolchainError> {
-    let ask = |arguments: &[&str]| rustc(&manifest.directory, arguments);
+fn rust_in(
+    directory: &Path,
+    environment: Vec<(&'static str, OsString)>,
+) -> Result<RustCompiler, ToolchainError> {
+    let ask = |arguments: &[&str]| rustc(directory, &environment, arguments);
     let sysroot = ask(&["--print", "sysroot"])?;
     let std = match ask(&["--print", "target-libdir", "--target", TARGET]) {
         Ok(libraries) if holds_core(&libraries) => StandardLibrary::Installed,
         _ if has_sources(&sysroot) => StandardLibrary::FromSource,
-        _ if starts("rustup") => return Err(ToolchainError::NoTarget),
-        _ => return Err(ToolchainError::NoTargetNoRustup),
+        _ => {
+            let rustup = starts("rustup").is_some();
+            return Err(ToolchainError::NoTarget { rustup });
+        }
     };
-    Ok(Toolchain { std, sysroot })
+    Ok(RustCompiler {
+        std,
+        sysroot,
+        environment,
+    })
 }
 
-impl Toolchain {
-    /// Has cargo compile the package, and says where the module lies.
-    pub(super) fn compile(
-        &self,
-        manifest: &Manifest,
-        lock_file: LockFile,
-    ) -> Result<PathBuf, BuildError> {
-        let start = |source| BuildError::Start {
-            program: "cargo".into(),
-            source,
-        };
-        let output = self
-            .command(manifest, lock_file)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(start)?;
-        if !output.status.success() {
-            return Err(BuildError::Compile {
-                package: manifest.name.clone(),
-                status: output.status,
-            });
-        }
-        let messages = String::from_utf8_lossy(&output.stdout);
-        module(&messages, &manifest.directory).ok_or_else(|| BuildError::NoLibrary {
-            package: manifest.name.clone(),
-        })
-    }
-
-    fn command(&self, manifest: &Manifest, lock_file: LockFile) -> Command {
-        let mut cargo = Command::new("cargo");
-        cargo
-            .current_dir(&manifest.directory)
-            .args(["rustc", "--release", "--lib", "--crate-type", "cdylib"])
-            .args([
-                "--target",
-                TARGET,
-                "--message-format",
-                "json-render-diagnostics",
-            ]);
-        if lock_file == LockFile::Keep {
-            cargo.arg("--locked");
-        }
-        if matches!(self.std, StandardLibrary::FromSource) {
-            cargo
-                .arg("-Zbuild-std=std,panic_abort")
-                .env("RUSTC_BOOTSTRAP", "1");
-        }
-        // Flags from the environment would make another component of the same sources.
-        cargo
-            .env_remove("RUSTFLAGS")
-            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(manifest));
+impl RustCompiler {
+    /// A cargo that uses this compiler.
+    pub(super) fn cargo(&self) -> Command {
+        let mut cargo = program("cargo", &self.environment);
+        cargo.envs(self.environment.iter().map(|(name, value)| (name, value)));
         cargo
     }
-
-    /// The compiler's flags, separated as cargo wants them. No path of the
-    /// machine may end up in a component, or no two machines build the same.
-    fn flags(&self, manifest: &Manifest) -> OsString {
-        let mut flags = OsString::new();
-        let mut add = |flag: OsString| {
-            if !flags.is_empty() {
-                flags.push("\u{1f}");
-            }
-            flags.push(flag);
-        };
-        for argument in LINK_ARGUMENTS {
-            add(format!("-Clink-arg={argument}").into());
-        }
-        for (directory, name) in self.hidden(manifest) {
-            let mut flag = OsString::from("--remap-path-prefix=");
-            flag.push(directory);
-            flag.push("=");
-            flag.push(name);
-            add(flag);
-        }
-        flags
-    }
-
-    /// Directories that messages within a component may not name, and what they
-    /// name instead. Of several that fit a path the compiler takes the last.
-    fn hidden(&self, manifest: &Manifest) -> Vec<(PathBuf, &'static str)> {
-        let mut hidden = vec![(self.sysroot.clone(), "/rust")];
-        if let Some(home) = cargo_home() {
-            // One directory for each registry, named after where it is reached.
-            let registries = std::fs::read_dir(home.join("registry/src"));
-            let registries = registries.into_iter().flatten().flatten();
-            let mut registries: Vec<_> = registries
-                .map(|registry| (registry.path(), "/crates"))
-                .collect();
-            registries.sort();
-            hidden.push((home, "/cargo"));
-            hidden.append(&mut registries);
-        }
-        hidden.push((manifest.workspace.clone(), "/plugin"));
-        hidden
-    }
 }
 
-/// One line that cargo writes for each thing it does; other kinds lack fields.
-#[derive(Deserialize)]
-struct Message {
-    reason: String,
-    manifest_path: Option<PathBuf>,
-    #[serde(default)]
-    filenames: Vec<PathBuf>,
-}
-
-/// The module among what cargo says it made of the package in `directory`.
-fn module(messages: &str, directory: &Path) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
-        .filter(|message| message.reason == "compiler-artifact")
-        .filter(|message| {
-            message.manifest_path.as_deref().and_then(Path::parent) == Some(directory)
-        })
-        .flat_map(|message| message.filenames)
-        .find(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "wasm")
-        })
-}
-
-fn rustc(directory: &Path, arguments: &[&str]) -> Result<PathBuf, ToolchainError> {
-    let output = Command::new("rustc")
+fn rustc(
+    directory: &Path,
+    environment: &[(&'static str, OsString)],
+    arguments: &[&str],
+) -> Result<PathBuf, ToolchainError> {
+    let output = program("rustc", environment)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir(directory)
         .args(arguments)
         .stdin(Stdio::null())
@@ -203,6 +164,20 @@ fn rustc(directory: &Path, arguments: &[&str]) -> Result<PathBuf, ToolchainError
     Ok(PathBuf::from(
         String::from_utf8_lossy(&output.stdout).trim(),
     ))
+}
+
+/// A program of the `PATH` that the environment names: by itself a command is
+/// looked up in this process's.
+fn program(name: &str, environment: &[(&'static str, OsString)]) -> Command {
+    let path = environment.iter().find(|(name, _)| *name == "PATH");
+    let found = path.and_then(|(_, path)| find_in(path, name));
+    Command::new(found.unwrap_or_else(|| name.into()))
+}
+
+fn find_in(path: &OsString, name: &str) -> Option<PathBuf> {
+    std::env::split_paths(path)
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
 }
 
 fn holds_core(libraries: &Path) -> bool {
@@ -220,43 +195,101 @@ fn has_sources(sysroot: &Path) -> bool {
         .is_file()
 }
 
-fn starts(program: &str) -> bool {
-    let quiet = Command::new(program)
+/// What a program says of its version, if it is there.
+fn starts(program: &str) -> Option<String> {
+    let output = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
-        .output();
-    quiet.is_ok_and(|output| output.status.success())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn cargo_home() -> Option<PathBuf> {
-    let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    named.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))
+/// A Node.js that finds the tool for components from `directory`.
+pub(super) fn node(directory: &Path) -> Result<&'static str, ToolchainError> {
+    node_version()?;
+    let installed = directory.ancestors().any(|directory| {
+        let package = directory.join("node_modules").join(COMPONENTIZE_JS);
+        package.join("package.json").is_file()
+    });
+    if !installed {
+        return Err(ToolchainError::NoComponentizeJs {
+            directory: directory.to_path_buf(),
+            listed: mentions(&directory.join("package.json"), COMPONENTIZE_JS),
+        });
+    }
+    Ok("node")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Whether a machine has what plugins of a language are built with, as far as
+/// that does not lie with the plugin, and what it is.
+///
+/// # Errors
+///
+/// When something is missing; [`ToolchainError::cure`] says what to install.
+pub fn of_machine(language: Language) -> Result<String, ToolchainError> {
+    match language {
+        Language::Rust | Language::Wat => examine(language, Path::new(".")),
+        Language::JavaScript => Ok(format!("node {}", node_version()?)),
+        Language::Python => starts("python3").ok_or(ToolchainError::NoPython),
+    }
+}
 
-    #[test]
-    fn the_recipe_names_every_flag() {
-        for argument in LINK_ARGUMENTS {
-            assert!(RECIPE.contains(argument), "{argument} is not in the recipe");
+fn node_version() -> Result<String, ToolchainError> {
+    let version = starts("node").ok_or(ToolchainError::NoNode)?;
+    let major = version.trim_start_matches('v').split('.').next();
+    if major.and_then(|major| major.parse().ok()) < Some(NODE_MAJOR) {
+        return Err(ToolchainError::OldNode { found: version });
+    }
+    Ok(version)
+}
+
+/// Where `componentize-py` lies.
+pub(super) struct Componentize(pub PathBuf);
+
+/// The tool of the project's own environment, of the active one, or in `PATH`.
+pub(super) fn componentize_py(directory: &Path) -> Result<Componentize, ToolchainError> {
+    let own = directory.join(".venv/bin");
+    let active = std::env::var_os("VIRTUAL_ENV").map(|active| Path::new(&active).join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::iter::once(own)
+        .chain(active)
+        .chain(std::env::split_paths(&path))
+        .map(|directory| directory.join(COMPONENTIZE_PY))
+        .find(|candidate| candidate.is_file());
+    found
+        .map(Componentize)
+        .ok_or_else(|| ToolchainError::NoComponentizePy {
+            directory: directory.to_path_buf(),
+            listed: mentions(&directory.join("requirements.txt"), COMPONENTIZE_PY),
+        })
+}
+
+fn mentions(file: &Path, name: &str) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text.contains(name))
+}
+
+/// Whether plugins of a language can be built in `directory`, and with what.
+///
+/// # Errors
+///
+/// When something is missing; [`ToolchainError::cure`] says what to install.
+pub fn examine(language: Language, directory: &Path) -> Result<String, ToolchainError> {
+    Ok(match language {
+        Language::Rust => {
+            let compiler = rust(directory)?;
+            let std = match compiler.std {
+                StandardLibrary::Installed => "with its standard library",
+                StandardLibrary::FromSource => "with the standard library's sources",
+            };
+            format!("{} for {TARGET}, {std}", compiler.sysroot.display())
         }
-        assert!(RECIPE.contains(TARGET));
-    }
-
-    #[test]
-    fn the_module_is_found_among_the_messages_of_cargo() {
-        let messages = r#"
-            {"reason":"build-script-executed","package_id":"x"}
-            {"reason":"compiler-artifact","manifest_path":"/a/sdk/Cargo.toml","filenames":["/t/sdk.wasm"]}
-            {"reason":"compiler-artifact","manifest_path":"/a/one/Cargo.toml","filenames":["/t/one.d","/t/one.wasm"]}
-            {"reason":"build-finished","success":true}
-            no message at all"#;
-        assert_eq!(
-            module(messages, Path::new("/a/one")),
-            Some("/t/one.wasm".into())
-        );
-        assert_eq!(module(messages, Path::new("/a/two")), None);
-    }
+        Language::JavaScript => {
+            node(directory)?;
+            format!("node {}", starts("node").unwrap_or_default())
+        }
+        Language::Python => componentize_py(directory)?.0.display().to_string(),
+        Language::Wat => "part of this program".to_owned(),
+    })
 }

@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("finding", &[]),
     ("ids", &[]),
     ("millis", &[]),
-    ("packaging", &[]),
+    ("packaging", &["ids"]),
     ("retry", &[]),
     ("stage", &[]),
     ("telemetry", &[]),

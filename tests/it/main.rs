@@ -16,6 +16,7 @@ mod codes;
 mod demo;
 mod faults;
 mod guest;
+mod kit;
 mod mistakes;
 mod operate;
 mod postgres;

@@ -104,7 +104,7 @@ function render(payload, greeting) {
 
 // The payload comes from whoever put the task on the bus: parsed once, here.
 function read(text) {
-  const payload = JSON.parse(text);
+  const payload = parse(text);
   for (const key of ['greet', 'fail', 'fetch', 'title', 'text']) {
     if (!['string', 'undefined'].includes(typeof payload[key])) {
       throw permanent('payload_invalid', `\`${key}\` is not a string`);
@@ -118,6 +118,16 @@ function read(text) {
     throw permanent('payload_invalid', '`failures` is not a number from 0 to 3');
   }
   return payload;
+}
+
+function parse(text) {
+  try {
+    const payload = JSON.parse(text);
+    if (payload !== null && typeof payload === 'object' && !Array.isArray(payload)) return payload;
+  } catch {
+    // Neither is JSON at all.
+  }
+  throw permanent('payload_invalid', 'the payload is not a JSON object');
 }
 
 function isHttp(text) {

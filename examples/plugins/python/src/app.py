@@ -98,7 +98,12 @@ def render(payload: dict, greeting: str) -> Outcome:
 
 def read(text: str) -> dict:
     """The payload comes from whoever put the task on the bus: parsed once, here."""
-    payload = json.loads(text)
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError):
+        payload = None
+    if not isinstance(payload, dict):
+        permanent("payload_invalid", "the payload is not a JSON object")
     for key in ("greet", "fail", "fetch", "title", "text"):
         if not isinstance(payload.get(key, ""), str):
             permanent("payload_invalid", f"`{key}` is not a string")

@@ -1,14 +1,15 @@
-// Turns plugin.js into a component: node componentize.js WIT_DIRECTORY OUTPUT
+// Makes a component of a JavaScript module. Run in the plugin's directory, whose
+// node_modules hold the tool: node --eval THIS -- SOURCE WIT WORLD OUTPUT
 import { writeFile } from 'node:fs/promises';
 import { argv } from 'node:process';
 
 import { componentize } from '@bytecodealliance/componentize-js';
 
-const [, , witPath, output] = argv;
+const [sourcePath, witPath, worldName, output] = argv.slice(-4);
 const { component } = await componentize({
-  sourcePath: 'plugin.js',
+  sourcePath,
   witPath,
-  worldName: 'executor-plugin',
+  worldName,
   // No console (the contract's `log` is there) and no incoming requests. What
   // stays is `fetch`, timers, `Date` and `Math.random`.
   disableFeatures: ['stdio', 'fetch-event'],
