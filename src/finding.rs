@@ -3,6 +3,9 @@
 //! Pure. Whoever examines a part of the world names its checks beside the
 //! questions that it asks; what they mean for a command is decided here.
 
+use std::fmt;
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 /// Something that is looked at.
@@ -56,6 +59,41 @@ pub struct Finding {
     pub state: State,
     /// What was seen.
     pub detail: String,
+    /// What would mend it without anybody deciding anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<Remedy>,
+}
+
+/// Something that can be done about a finding, and undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Remedy {
+    MakeDirectory(PathBuf),
+    /// Leaves a file or directory to its owner alone.
+    Restrict(PathBuf),
+    /// Brings the bus's schema up to date.
+    Migrate,
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MakeDirectory(path) => write!(f, "make the directory {}", path.display()),
+            Self::Restrict(path) => write!(f, "let only its owner use {}", path.display()),
+            Self::Migrate => f.write_str("bring the schema of the bus up to date"),
+        }
+    }
+}
+
+impl Finding {
+    /// Says how it can be mended, where it does not hold.
+    #[must_use]
+    pub fn mended_by(mut self, remedy: Remedy) -> Self {
+        if matches!(self.state, State::Warn | State::Fail) {
+            self.remedy = Some(remedy);
+        }
+        self
+    }
 }
 
 impl Check {
@@ -89,6 +127,7 @@ impl Check {
             check: self,
             state,
             detail: detail.into(),
+            remedy: None,
         }
     }
 }
@@ -127,6 +166,15 @@ mod tests {
         assert_eq!(CHECK.bad("x").state, State::Warn);
         assert_eq!(error.bad("x").state, State::Fail);
         assert_eq!(error.holds(true, "x").state, State::Pass);
+    }
+
+    #[test]
+    fn only_what_does_not_hold_is_mended() {
+        let remedy = || Remedy::MakeDirectory("d".into());
+        assert_eq!(CHECK.pass("x").mended_by(remedy()).remedy, None);
+        assert_eq!(CHECK.unknown("x").mended_by(remedy()).remedy, None);
+        let mended = CHECK.bad("x").mended_by(remedy());
+        assert_eq!(mended.remedy, Some(remedy()));
     }
 
     #[test]

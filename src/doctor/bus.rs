@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::config::{Config, Served};
-use crate::finding::{Check, Finding, Severity};
+use crate::finding::{Check, Finding, Remedy, Severity};
 use crate::route::{KnownRole, RouteKey};
 use crate::store::{self, BusUrl, HostRow, OpenMode, Store, StoreError};
 
@@ -50,7 +50,11 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
             CONNECTION.pass(place),
             SCHEMA.pass("the one that this build knows"),
         ],
-        Err(error @ (StoreError::NotMigrated | StoreError::Newer { .. })) => {
+        Err(error @ StoreError::NotMigrated) => {
+            let finding = refused(SCHEMA, &error).mended_by(Remedy::Migrate);
+            return vec![CONNECTION.pass(place), finding];
+        }
+        Err(error @ StoreError::Newer { .. }) => {
             return vec![CONNECTION.pass(place), refused(SCHEMA, &error)];
         }
         Err(error) => return vec![refused(CONNECTION, &error)],

@@ -122,7 +122,20 @@ const ARROWS: &[(&str, &[&str])] = &[
         "steering",
         &["control", "gate", "rollout", "selection", "store"],
     ),
-    ("doctor", &["config", "finding", "route", "store"]),
+    (
+        "doctor",
+        &[
+            "api",
+            "config",
+            "finding",
+            "ids",
+            "packaging",
+            "plugin",
+            "route",
+            "stage",
+            "store",
+        ],
+    ),
     (
         "plugin",
         &[

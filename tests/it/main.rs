@@ -14,6 +14,7 @@ mod bundled_plugins;
 mod bus;
 mod codes;
 mod demo;
+mod doctor;
 mod faults;
 mod guest;
 mod kit;
