@@ -5,6 +5,7 @@
 //! is allowed here and in `main`, nowhere else.
 
 mod client;
+mod complete;
 mod connection;
 mod decide;
 mod demo;
@@ -112,6 +113,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Say what an error's code means, and what mends it.
     Explain(explain::ExplainArgs),
+    /// Print completions for a shell.
+    Completions(complete::CompletionsArgs),
     /// Show and check settings.
     #[command(subcommand)]
     Config(settings::ConfigCommand),
@@ -143,6 +146,7 @@ impl Context {
 
 /// Parses the arguments, runs the command, reports its failure.
 pub fn main() -> ExitCode {
+    complete::answer_shell();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -202,6 +206,7 @@ fn execute(cli: Cli, output: Output) -> Outcome {
         Command::Fallback(command) => on_runtime(fallback::fallback(context, command)),
         Command::Migrate(args) => on_runtime(migrate::migrate(context, args)),
         Command::Doctor(args) => on_runtime(doctor::doctor(context, args)),
+        Command::Completions(args) => complete::completions(&context, &args),
         Command::Config(command) => settings::config(&context, &command),
         // Answered before there was anything to log or to configure.
         Command::CompileComponent { .. } | Command::Explain(_) => Ok(Exit::Internal),

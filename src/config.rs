@@ -8,6 +8,7 @@
 
 mod layers;
 mod parse;
+mod schema;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub(crate) use layers::nearest;
 pub use layers::{Layers, Origin};
+pub use schema::schema;
 pub use settings::{SETTINGS, Setting, ShownSetting, show};
 
 use crate::attempt::Kind;

@@ -39,7 +39,9 @@ pub fn install(filter: Option<&str>, default: Verbosity) -> Result<(), InvalidFi
         .with_target(false);
     // A second call, as in tests, keeps the first subscriber.
     let _ = if terminal {
-        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        // By NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM, as the help is.
+        let choice = anstream::AutoStream::choice(&std::io::stderr());
+        let colour = choice != anstream::ColorChoice::Never;
         builder
             .compact()
             .with_ansi(colour)

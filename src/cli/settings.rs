@@ -1,11 +1,11 @@
-//! `config show` and `config validate`.
+//! `config show`, `config validate` and `config schema`.
 
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 
 use super::output::{Exit, Outcome};
 use super::{Config, Context};
-use crate::config::{ShownSetting, show};
+use crate::config::{ShownSetting, schema, show};
 
 #[derive(Subcommand)]
 pub enum ConfigCommand {
@@ -20,6 +20,8 @@ pub enum ConfigCommand {
     },
     /// Check all settings without starting anything.
     Validate,
+    /// Print the JSON Schema of cogo.toml, for editors.
+    Schema,
 }
 
 pub fn config(context: &Context, command: &ConfigCommand) -> Outcome {
@@ -31,6 +33,12 @@ pub fn config(context: &Context, command: &ConfigCommand) -> Outcome {
                 .answer("config", &settings, || table(&settings, *origin, *all))?;
             // Shown even if wrong, so that the mistake can be seen.
             Config::from_layers(&context.layers)?;
+        }
+        ConfigCommand::Schema => {
+            let schema = schema();
+            context
+                .output
+                .answer("config-schema", &schema, || format!("{schema:#}"))?;
         }
         ConfigCommand::Validate => {
             let config = context.config()?;

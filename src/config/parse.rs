@@ -371,7 +371,8 @@ fn duration(key: &str, value: &Value) -> Result<Duration, ConfigError> {
         .map_err(|_| wrong(key, value, "expected a duration such as `90s` or `5m`"))
 }
 
-const ROUTE_FIELDS: [&str; 10] = [
+/// What a `[route."…"]` can hold.
+pub(super) const ROUTE_FIELDS: [&str; 10] = [
     "real",
     "mock",
     "plugin",
@@ -416,7 +417,8 @@ fn route_field(
     Ok(())
 }
 
-const PLUGIN_FIELDS: [&str; 8] = [
+/// What a `[plugin.NAME]` can hold.
+pub(super) const PLUGIN_FIELDS: [&str; 8] = [
     "config",
     "config_env",
     "allow",

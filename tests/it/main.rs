@@ -25,6 +25,7 @@ mod rollouts;
 mod sandbox;
 mod store;
 mod support;
+mod surface;
 mod swap;
 mod trial;
 mod whole_path;
