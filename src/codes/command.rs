@@ -130,6 +130,36 @@ pub(super) const ENTRIES: &[Entry] = &[
         "name one with --component",
     ),
     entry(
+        "not_a_plugin",
+        "there are no plugin's sources, or their manifest is not valid",
+        "another directory was meant, or the manifest lacks a name or a version",
+        "name the directory with Cargo.toml, package.json, pyproject.toml or plugin.toml; `cogo-host plugin new NAME` makes one",
+    ),
+    entry(
+        "toolchain_missing",
+        "what compiles the plugin's language is not installed",
+        "the message names it",
+        "install it as the hint says; `cogo-host doctor` shows what this machine has",
+    ),
+    entry(
+        "new_refused",
+        "no plugin was written",
+        "the directory holds something already, or cannot be written",
+        "choose another name, or another place with --dir",
+    ),
+    entry(
+        "golden_failed",
+        "a golden task did not come out as expected",
+        "the plugin does something else now, or the expectation is out of date",
+        "`cogo-host plugin test DIR` shows all differences; `--update` takes what came",
+    ),
+    entry(
+        "not_served",
+        "the host did not take the component",
+        "it refused it, or its plugins directory is another one",
+        "`cogo-host plugin list` shows what the host makes of its directory",
+    ),
+    entry(
         "build_failed",
         "the plugin's sources did not become a component",
         "the compiler's messages are above",

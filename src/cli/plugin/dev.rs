@@ -8,17 +8,22 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use tokio::runtime::Handle;
 
 use super::super::connection::host_of;
 use super::super::output::{Exit, Failure, Outcome, Output};
 use super::super::{Context, run};
-use super::build;
+use super::{build, test};
 use crate::api::PluginView;
 use crate::config::Config;
+use crate::expect::Difference;
 use crate::host;
 use crate::ids::{Digest, PluginName};
 use crate::packaging::{self, LockFile, Packaged, Watch};
 use crate::plugin::load::{Candidate, Loader, Plugin, Source};
+use crate::plugin::sandbox::Runtimes;
+use crate::trial::Trials;
+use crate::trial::golden::Golden;
 
 /// How often the sources are looked at; twice the same is what is built.
 const LOOK: Duration = Duration::from_millis(100);
@@ -52,6 +57,8 @@ struct Round {
     compile_ms: u128,
     /// From the end of the compiler to the result.
     result_ms: u128,
+    /// How many golden tasks came out as expected.
+    golden: usize,
     /// Where the component was put.
     file: Option<PathBuf>,
     served: Served,
@@ -77,8 +84,13 @@ pub fn dev(context: &Context, args: DevArgs) -> Outcome {
     let output = context.output;
     run::with_guests(&config, async |guests| {
         let loader = host::plugin_loader(&config, guests)?;
+        let runtimes = Runtimes {
+            guest: guests.clone(),
+            io: Handle::current(),
+        };
         let bench = Bench {
             config: &config,
+            trials: Trials::new(loader.clone(), runtimes),
             loader,
             directory: args.directory.clone(),
             into,
@@ -103,6 +115,7 @@ pub fn dev(context: &Context, args: DevArgs) -> Outcome {
 struct Bench<'a> {
     config: &'a Config,
     loader: Loader,
+    trials: Trials,
     directory: PathBuf,
     into: Option<PathBuf>,
 }
@@ -128,7 +141,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Build, check, put in place, and wait until it serves.
+    /// Build, check, test, put in place, and wait until it serves.
     async fn round(&self) -> Outcome<Round> {
         let started = Instant::now();
         let directory = self.directory.clone();
@@ -140,6 +153,7 @@ impl Bench<'_> {
             .map_err(build::unbuilt)?;
         let compiled = Instant::now();
         let plugin = self.check(&packaged).await?;
+        let golden = self.test(&packaged).await?;
         let file = match &self.into {
             None => None,
             Some(into) => Some(put(into, &plugin, &packaged.bytes)?),
@@ -154,6 +168,7 @@ impl Bench<'_> {
             digest: plugin.digest(),
             compile_ms: compiled.duration_since(started).as_millis(),
             result_ms: compiled.elapsed().as_millis(),
+            golden,
             file,
             served,
         })
@@ -163,16 +178,34 @@ impl Bench<'_> {
     async fn check(&self, packaged: &Packaged) -> Outcome<Arc<Plugin>> {
         let name: Option<PluginName> = packaged.stamp.name.parse().ok();
         let settings = host::plugin_settings(self.config, name.as_ref(), Source::Directory);
-        let candidate = Candidate {
+        let candidate = self.candidate(packaged);
+        let loaded = self.loader.load(candidate, &settings).await;
+        let plugin = loaded.map_err(|error| super::refused(Exit::Negative, error))?;
+        Ok(Arc::new(plugin))
+    }
+
+    /// Runs the golden tasks, of which the first that fails ends the round.
+    async fn test(&self, packaged: &Packaged) -> Outcome<usize> {
+        let goldens = Golden::find(&self.directory).map_err(test::unreadable)?;
+        for golden in &goldens {
+            let candidate = self.candidate(packaged);
+            let tried = golden.run(&self.trials, candidate).await;
+            let tried = tried.map_err(super::run::not_run)?;
+            if let Some(first) = tried.differences.iter().flatten().next() {
+                return Err(golden_failed(&golden.name, first, &self.directory));
+            }
+        }
+        Ok(goldens.len())
+    }
+
+    fn candidate(&self, packaged: &Packaged) -> Candidate {
+        Candidate {
             // The file is called after what the plugin says of itself.
             name: None,
             bytes: packaged.bytes.clone().into(),
             source: Source::Directory,
             place: self.directory.display().to_string(),
-        };
-        let loaded = self.loader.load(candidate, &settings).await;
-        let plugin = loaded.map_err(|error| super::refused(Exit::Negative, error))?;
-        Ok(Arc::new(plugin))
+        }
     }
 
     async fn wait_until_served(&self, plugin: &Plugin) -> Outcome<Served> {
@@ -204,6 +237,13 @@ impl Bench<'_> {
             tokio::time::sleep(HOST_LOOK).await;
         }
     }
+}
+
+fn golden_failed(name: &str, difference: &Difference, directory: &Path) -> Failure {
+    let message = format!("golden task `{name}`: {difference}");
+    let shown = directory.display();
+    Failure::message(Exit::Negative, "golden_failed", message)
+        .hint(format!("`cogo-host plugin test {shown}` shows all of it"))
 }
 
 /// The host's own words, if it said why.
@@ -245,8 +285,8 @@ fn tell(output: Output, round: &Round) -> Outcome<()> {
             }
         };
         format!(
-            "{} {} {digest}: compiled in {} ms, fits, {served}; {} ms after the compiler",
-            round.name, round.version, round.compile_ms, round.result_ms
+            "{} {} {digest}: compiled in {} ms, fits, {} golden tasks hold, {served}; {} ms after the compiler",
+            round.name, round.version, round.compile_ms, round.golden, round.result_ms
         )
     })
 }

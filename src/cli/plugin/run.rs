@@ -136,7 +136,7 @@ pub const fn exit(outcome: OutcomeName) -> Exit {
     }
 }
 
-fn not_run(error: TrialError) -> Failure {
+pub fn not_run(error: TrialError) -> Failure {
     let exit = match &error {
         TrialError::Load(_) => Exit::Negative,
         TrialError::RouteOpen(_) => Exit::Usage,

@@ -95,7 +95,7 @@ pub fn test(context: &Context, args: TestArgs) -> Outcome {
     Ok(if failed { Exit::Negative } else { Exit::Ok })
 }
 
-fn unreadable(error: GoldenError) -> Failure {
+pub fn unreadable(error: GoldenError) -> Failure {
     Failure::new(Exit::Usage, "golden_invalid", error)
         .hint("`cogo-host explain golden-tasks` shows both files")
 }
