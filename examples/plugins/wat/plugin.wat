@@ -209,8 +209,13 @@
 
   (func (export "cogo:executor/executor@0.1.0#execute") (param $task i32) (result i32)
     (local $greeting i32) (local $size i32) (local $ended i32)
-    ;; The payload comes from whoever put the task on the bus.
-    (if (i32.ne (i32.load8_u (i32.load offset=80 (local.get $task))) (i32.const 0x7b))
+    ;; The payload comes from whoever put the task on the bus: from { to }.
+    (local.set $size (i32.load offset=84 (local.get $task)))
+    (local.set $ended (i32.load offset=80 (local.get $task)))
+    (if (i32.or
+        (i32.ne (i32.load8_u (local.get $ended)) (i32.const 0x7b))
+        (i32.or (i32.lt_u (local.get $size) (i32.const 2)) (i32.ne (i32.const 0x7d)
+          (i32.load8_u (i32.sub (i32.add (local.get $ended) (local.get $size)) (i32.const 1))))))
       (then (return (call $failure (i32.const 1) (i32.const 4864) (i32.const 4896)))))
     (local.set $greeting (i32.const 4384))
     (local.set $size (call $length (i32.const 4384)))
