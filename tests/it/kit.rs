@@ -54,6 +54,16 @@ fn made(here: &Installation, language: &str) -> Value {
     assert_eq!(built["problems"], Value::Array(Vec::new()), "{built}");
     let component = here.path().join("my-plugin/my-plugin.wasm");
     assert_eq!(fs::metadata(component).unwrap().len(), built["bytes"]);
+    // Golden tasks and what every executor must do, unchanged.
+    let tested = here
+        .run(&["plugin", "test", "my-plugin", "--json"])
+        .expect(0)
+        .data();
+    let tested = tested.as_array().unwrap();
+    assert!(
+        tested.len() > 4 && tested.iter().all(|test| test["passed"] == true),
+        "{tested:?}"
+    );
     built
 }
 
@@ -279,6 +289,17 @@ fn an_edit_reaches_the_running_host_and_a_broken_one_does_not() {
     let edited = here.until("the edit is served", || {
         Some(serving(&host)).filter(|digest| *digest != built["digest"])
     });
+    fs::write(
+        &text,
+        good.replace("example_permanent", "example_otherwise"),
+    )
+    .unwrap();
+    here.until("the golden task is named", || {
+        dev.stderr()
+            .contains("golden task `fails-for-good`")
+            .then_some(())
+    });
+    assert_eq!(serving(&host), edited);
     fs::write(&text, good.replace("(call $put", "(call $putt")).unwrap();
     here.until("the mistake is named", || {
         dev.stderr()

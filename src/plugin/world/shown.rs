@@ -63,7 +63,10 @@ impl Outline {
     /// it.
     pub fn foreign_exports(&self) -> Vec<String> {
         let exports = self.exports.iter();
-        let foreign = exports.filter(|name| !EXPORTS.contains(&interface(name)));
+        // A name without a package is no interface: what a tool left for itself,
+        // as the one for Python does.
+        let interfaces = exports.filter(|name| name.contains(':'));
+        let foreign = interfaces.filter(|name| !EXPORTS.contains(&interface(name)));
         foreign.cloned().collect()
     }
 
