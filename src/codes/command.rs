@@ -130,18 +130,6 @@ pub(super) const ENTRIES: &[Entry] = &[
         "name one with --component",
     ),
     entry(
-        "not_a_plugin",
-        "there are no plugin's sources, or their manifest is not valid",
-        "another directory was meant, or the manifest lacks a name or a version",
-        "name the directory with Cargo.toml, package.json, pyproject.toml or plugin.toml; `cogo-host plugin new NAME` makes one",
-    ),
-    entry(
-        "toolchain_missing",
-        "what compiles the plugin's language is not installed",
-        "the message names it",
-        "install it as the hint says; `cogo-host doctor` shows what this machine has",
-    ),
-    entry(
         "new_refused",
         "no plugin was written",
         "the directory holds something already, or cannot be written",
