@@ -27,6 +27,7 @@ mod path;
 mod pipeline;
 mod plugins;
 mod prometheus;
+mod published;
 mod query;
 mod rollouts;
 mod routes;
@@ -51,6 +52,7 @@ pub use facts::{
 };
 pub use hosts::HostNames;
 pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};
+pub use published::{PublishOrder, PublishRefused, PublishView, RetractRefused, RetractView};
 pub use rollouts::{Candidacy, RolloutRefused, Versions};
 pub use serve::serve;
 
@@ -164,6 +166,14 @@ pub fn router(api: Api) -> Router {
         .route("/api/rollouts", get(rollouts::list).post(rollouts::start))
         .route("/api/rollouts/{id}", get(rollouts::show))
         .route("/api/rollouts/{id}/{action}", post(rollouts::act))
+        .route(
+            "/api/plugins/published",
+            get(published::list).post(published::publish),
+        )
+        .route(
+            "/api/plugins/published/{digest}/retract",
+            post(published::retract),
+        )
         .route("/api/routes", get(routes::list))
         .route("/api/tasks", get(tasks::list).post(tasks::submit))
         .route("/api/tasks/{id}", get(tasks::show))

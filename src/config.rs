@@ -80,6 +80,10 @@ pub struct Config {
     pub plugins_quiet: Duration,
     /// How often all of it is looked at, whatever the system reports.
     pub plugins_rescan: Duration,
+    /// Public keys whose signatures of plugins count.
+    pub trusted_keys: Vec<String>,
+    /// Whether every plugin from outside must be signed, by this stage.
+    pub signatures_required: bool,
     pub worker_url: Option<String>,
     pub worker_timeout: Duration,
     pub poll: Duration,

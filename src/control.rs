@@ -17,7 +17,8 @@ use serde_json::{Map, Value, json};
 use crate::breaker::{BreakerRow, Cause, RealPath};
 use crate::event::{
     BREAKER_CLOSED, BREAKER_OPENED, FALLBACK_APPROVED, FALLBACK_REVOKED, FLAG_CHANGED, NewEvent,
-    PLUGIN_PROMOTED, PLUGIN_RELEASED, PLUGIN_ROLLED_BACK, ROUTE_HELD, ROUTE_RELEASED,
+    PLUGIN_PROMOTED, PLUGIN_PUBLISHED, PLUGIN_RELEASED, PLUGIN_RETRACTED, PLUGIN_ROLLED_BACK,
+    ROUTE_HELD, ROUTE_RELEASED,
 };
 use crate::ids::{Digest, PluginName, TraceId};
 use crate::rollout::RolloutRow;
@@ -41,6 +42,8 @@ pub struct Controls {
     pub serving: BTreeMap<PluginName, ServingRow>,
     /// Those under way.
     pub rollouts: Vec<RolloutRow>,
+    /// The plugin versions that every host is to have, latest first.
+    pub published: Vec<PublishedRow>,
     /// Rows that somebody wrote by hand and nobody can read.
     pub unreadable: Vec<String>,
 }
@@ -63,6 +66,7 @@ impl Controls {
         self.flags != other.flags
             || self.pauses != other.pauses
             || self.serving != other.serving
+            || self.published != other.published
             || self.unreadable != other.unreadable
             || ids(self) != ids(other)
             || revisions(self) != revisions(other)
@@ -117,6 +121,50 @@ pub struct ServingRow {
     /// such decision from another.
     pub trace_id: TraceId,
     pub changed_at: DateTime<Utc>,
+}
+
+/// A plugin version that lies on the bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedRow {
+    pub digest: Digest,
+    pub name: PluginName,
+    pub version: String,
+    pub bytes: u64,
+    /// In minisign's format, as it was handed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    pub actor: String,
+    pub reason: Option<String>,
+    pub published_at: DateTime<Utc>,
+    /// Set once hosts are not to have it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retracted_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retracted_by: Option<String>,
+}
+
+/// What became of the wish to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// Every host is to have it, from now on or again.
+    Now { trace_id: TraceId },
+    /// These bytes were published before.
+    Already,
+    /// The bus has other bytes under this name and version.
+    Taken { by: Digest },
+}
+
+/// What became of the wish to retract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retracted {
+    Now {
+        trace_id: TraceId,
+    },
+    /// It was retracted before.
+    Already,
+    /// The bus says that it serves.
+    Serves,
+    Unknown,
 }
 
 /// Why a version is to serve.
@@ -279,13 +327,38 @@ pub fn serving_changed(
     );
     payload.extend(order.facts.clone());
     payload.insert("actor".to_owned(), json!(actor));
+    let reason = reason.map(|reason| reason.as_str().to_owned());
+    of_plugin(event_type, reason, Value::Object(payload))
+}
+
+/// The event of a version that was published.
+pub fn published(row: &PublishedRow) -> NewEvent {
+    let payload = json!({
+        "name": row.name,
+        "version": row.version,
+        "digest": row.digest,
+        "bytes": row.bytes,
+        "signed": row.signature.is_some(),
+        "actor": row.actor,
+    });
+    of_plugin(PLUGIN_PUBLISHED, row.reason.clone(), payload)
+}
+
+/// The event of a version that was retracted.
+pub fn retracted(name: &str, digest: Digest, actor: &str, reason: Option<&Reason>) -> NewEvent {
+    let payload = json!({ "name": name, "digest": digest, "actor": actor });
+    let reason = reason.map(|reason| reason.as_str().to_owned());
+    of_plugin(PLUGIN_RETRACTED, reason, payload)
+}
+
+fn of_plugin(event_type: &str, reason: Option<String>, payload: Value) -> NewEvent {
     NewEvent {
         event_type: event_type.to_owned(),
         message_id: None,
         route: None,
         trace_id: TraceId::generate(),
-        reason: reason.map(|reason| reason.as_str().to_owned()),
-        payload: Value::Object(payload),
+        reason,
+        payload,
     }
 }
 

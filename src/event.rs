@@ -76,6 +76,10 @@ pub const PLUGIN_REJECTED: &str = "plugin_rejected";
 pub const PLUGIN_ROLLED_BACK: &str = "plugin_rolled_back";
 /// A candidate is to serve on every host.
 pub const PLUGIN_PROMOTED: &str = "plugin_promoted";
+/// A version lies on the bus, for every host.
+pub const PLUGIN_PUBLISHED: &str = "plugin_published";
+/// It is for no host any more.
+pub const PLUGIN_RETRACTED: &str = "plugin_retracted";
 /// Each host's own rule says again which version of a plugin serves.
 pub const PLUGIN_RELEASED: &str = "plugin_released";
 

@@ -54,16 +54,18 @@ pub use controls::LiveControls;
 use facts::Facts;
 pub use live_routes::LiveRoutes;
 use operator::Operator;
+pub use operator::publish;
 use pipelines::Pipelines;
 pub use plugin_views::{directory as directory_view, plugins as plugin_views};
 pub use plugins::PluginsError;
 pub use plugins::loader as plugin_loader;
 pub use plugins::settings as plugin_settings;
+pub use plugins::trust;
 pub use recorder::Recorder;
 use rollouts::Rollouts;
 use route_operator::Desk;
 pub use routes::{LoadedPlugin, LoadedPlugins, RouteEntry, RouteTable};
-pub use swap::{Decisions, Started, SwapEvent, Swapper};
+pub use swap::{Decisions, Fetched, Started, SwapEvent, Swapper};
 
 /// How often the host shows itself on the bus.
 const BEAT: Duration = Duration::from_secs(10);
@@ -161,8 +163,7 @@ impl Host {
         let controls = Arc::new(LiveControls::default());
         controls.refresh(&*store).await?;
         // Nothing is claimed before what is decided serves.
-        events.extend(serving::follow_now(&swapper, &controls));
-        events.extend(swapper.fetch_decided(&CancellationToken::new()).await);
+        events.extend(serving::prepare(&swapper, &controls, &*store).await);
         let plugins = Arc::clone(&catalog) as _;
         let routes = Arc::new(LiveRoutes::start(config, plugins, Arc::clone(&controls))?);
         let auth = auth(config)?;
@@ -188,6 +189,7 @@ impl Host {
             swapper: Arc::clone(&swapper),
             routes: Arc::clone(&routes),
             controls: Arc::clone(&controls),
+            store: Arc::clone(&store),
             recorder: recorder.clone(),
             bus: bus.clone(),
         };
@@ -327,6 +329,7 @@ struct Following {
     swapper: Arc<Swapper>,
     routes: Arc<LiveRoutes>,
     controls: Arc<LiveControls>,
+    store: Arc<dyn Store>,
     recorder: Recorder,
     bus: BusHandle,
 }
@@ -343,6 +346,7 @@ impl Following {
             swapper,
             routes,
             controls,
+            store,
             recorder,
             bus,
         } = self;
@@ -353,6 +357,7 @@ impl Following {
         let decided = serving::follow(
             Arc::clone(&swapper),
             controls,
+            store,
             record.clone(),
             ending.clone(),
         );

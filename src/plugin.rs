@@ -31,6 +31,7 @@ pub mod limits;
 pub mod load;
 pub mod outbound;
 pub mod sandbox;
+pub mod signature;
 mod text;
 pub mod wasi;
 pub mod watcher;

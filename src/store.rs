@@ -27,7 +27,10 @@ use serde_json::Value;
 
 use crate::attempt::Fence;
 use crate::breaker::RealPath;
-use crate::control::{ApprovalRow, Controls, Decided, Decision, Revoked, ServingOrder};
+use crate::control::{
+    ApprovalRow, Controls, Decided, Decision, Published, PublishedRow, Retracted, Revoked,
+    ServingOrder,
+};
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
@@ -40,7 +43,7 @@ use crate::stage::Stage;
 use crate::task::{Claim, Enqueued, NewTask, Status, TaskRow};
 
 pub use self::audit::CANCEL_REQUESTED;
-pub use self::control::{BreakerMove, NewApproval, PathEvidence};
+pub use self::control::{BreakerMove, Component, NewApproval, NewPublished, PathEvidence};
 pub use self::pipelines::{RunCancelled, RunFigures, RunMove, Started};
 pub use self::postgres::PostgresStore;
 pub use self::rollout::{NewRollout, RolloutMove, StartedRollout};
@@ -417,6 +420,20 @@ pub trait Store: Send + Sync + 'static {
     /// Decides which version of a plugin serves on every host. Of several who
     /// decide at once, the last has its way.
     async fn set_serving(&self, order: &ServingOrder, decision: &Decision) -> Result<Decided>;
+
+    /// Keeps a plugin version for every host. What is published is never changed:
+    /// the same bytes again change nothing but a retraction, other bytes under
+    /// the same name and version are refused.
+    async fn publish(&self, version: &NewPublished<'_>) -> Result<Published>;
+
+    /// Has no host fetch a version any more. Its bytes stay.
+    async fn retract(&self, digest: Digest, decision: &Decision) -> Result<Retracted>;
+
+    /// The versions that there ever were, latest first.
+    async fn published(&self, limit: u32) -> Result<Vec<PublishedRow>>;
+
+    /// The bytes of a version that was published, whether it was retracted or not.
+    async fn component(&self, digest: Digest) -> Result<Option<Component>>;
 
     /// Lets the tasks of a route wait, on every host.
     async fn pause(&self, route: &RouteKey, decision: &Decision) -> Result<Decided>;

@@ -20,10 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Why a body is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
-    #[error("the body is `{given}`; expected `application/json`")]
-    ContentType { given: String },
-    #[error("the body has more than {MAX_BYTES} bytes")]
-    TooLarge,
+    #[error("the body is `{given}`; expected `{expected}`")]
+    ContentType {
+        given: String,
+        expected: &'static str,
+    },
+    #[error("the body has more than {max} bytes")]
+    TooLarge { max: usize },
     #[error("the body did not arrive within {} seconds", PATIENCE.as_secs())]
     Slow,
     #[error("the body broke off")]
@@ -38,7 +41,7 @@ impl BodyError {
     pub(super) const fn status(&self) -> StatusCode {
         match self {
             Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Broken | Self::NotJson(_) => StatusCode::BAD_REQUEST,
             Self::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -48,7 +51,7 @@ impl BodyError {
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::ContentType { .. } => "content_type_unsupported",
-            Self::TooLarge => "body_too_large",
+            Self::TooLarge { .. } => "body_too_large",
             Self::Slow => "body_timeout",
             Self::Broken => "body_incomplete",
             Self::NotJson(_) => "json_invalid",
@@ -56,10 +59,14 @@ impl BodyError {
         }
     }
 
-    pub(super) const fn hint(&self) -> Option<&'static str> {
+    pub(super) fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::ContentType {
+                expected: "application/wasm",
+                ..
+            } => Some("send the header `content-type: application/wasm`"),
             Self::ContentType { .. } => Some("send the header `content-type: application/json`"),
-            Self::TooLarge => Some("put large input behind a URL"),
+            Self::TooLarge { .. } => Some("put large input behind a URL"),
             Self::Slow | Self::Broken | Self::NotJson(_) | Self::Unfit(_) => None,
         }
     }
@@ -72,8 +79,8 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        check_content_type(request.headers())?;
-        let bytes = read(request.into_body()).await?;
+        check_content_type(request.headers(), "application/json")?;
+        let bytes = read(request.into_body(), MAX_BYTES).await?;
         let value = serde_json::from_slice(&bytes).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => BodyError::Unfit(error),
             _ => BodyError::NotJson(error),
@@ -84,26 +91,40 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
 
 /// Besides saying what is meant, this keeps out what a web page may send to
 /// another origin without asking first.
-fn check_content_type(headers: &HeaderMap) -> Result<(), BodyError> {
+fn check_content_type(headers: &HeaderMap, expected: &'static str) -> Result<(), BodyError> {
     let given = headers.get(header::CONTENT_TYPE);
     let text = given.map_or("", |value| value.to_str().unwrap_or("?"));
     let kind = text.split(';').next().unwrap_or_default().trim();
-    if kind.eq_ignore_ascii_case("application/json") {
+    if kind.eq_ignore_ascii_case(expected) {
         return Ok(());
     }
     let given = match text {
         "" => "of no declared type".to_owned(),
         text => super::query::shortened(text),
     };
-    Err(BodyError::ContentType { given })
+    Err(BodyError::ContentType { given, expected })
 }
 
-async fn read(body: Body) -> Result<Bytes, BodyError> {
-    let collected = Limited::new(body, MAX_BYTES).collect();
+/// A component, as it is.
+pub(super) struct Wasm(pub(super) Bytes);
+
+impl<S: Sync> FromRequest<S> for Wasm {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        const EXPECTED: &str = "application/wasm";
+        check_content_type(request.headers(), EXPECTED)?;
+        let max = usize::try_from(crate::plugin::load::MAX_BYTES).unwrap_or(usize::MAX);
+        Ok(Self(read(request.into_body(), max).await?))
+    }
+}
+
+async fn read(body: Body, max: usize) -> Result<Bytes, BodyError> {
+    let collected = Limited::new(body, max).collect();
     match tokio::time::timeout(PATIENCE, collected).await {
         Err(_) => Err(BodyError::Slow),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { max }),
         Ok(Err(_)) => Err(BodyError::Broken),
     }
 }

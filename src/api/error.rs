@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::body::BodyError;
 use super::controls::RouteRefused;
 use super::guard::Denied;
+use super::published::{PublishRefused, RetractRefused};
 use super::query::QueryError;
 use super::rollouts::RolloutRefused;
 use crate::artifacts::ArtifactError;
@@ -54,6 +55,10 @@ pub(super) enum ApiError {
     RollbackOrder(#[from] InvalidDigestPrefix),
     #[error(transparent)]
     Rollback(#[from] RollbackError),
+    #[error(transparent)]
+    Publish(#[from] PublishRefused),
+    #[error(transparent)]
+    Retract(#[from] RetractRefused),
     #[error(transparent)]
     Route(#[from] RouteRefused),
     #[error(transparent)]
@@ -147,6 +152,8 @@ impl ApiError {
             }
             Self::Route(refused) => refused.status(),
             Self::Rollout(refused) => refused.status(),
+            Self::Publish(refused) => refused.status(),
+            Self::Retract(refused) => refused.status(),
             Self::ApprovalOver(_) | Self::RunDiffers(_) | Self::RunEnded { .. } => {
                 StatusCode::CONFLICT
             }
@@ -209,6 +216,8 @@ impl ApiError {
             Self::Rollback(RollbackError::Serves { .. }) => "version_serves",
             Self::Route(refused) => refused.code(),
             Self::Rollout(refused) => refused.code(),
+            Self::Publish(refused) => refused.code(),
+            Self::Retract(refused) => refused.code(),
             Self::NoApproval(_) => "approval_not_found",
             Self::ApprovalOver(_) => "approval_over",
             Self::NoRun(_) => "pipeline_not_found",
@@ -259,6 +268,8 @@ impl ApiError {
             }
             Self::Route(refused) => return refused.hint(),
             Self::Rollout(refused) => return refused.hint(),
+            Self::Publish(refused) => return Some(refused.hint()),
+            Self::Retract(refused) => refused.hint(),
             Self::NoApproval(_) | Self::ApprovalOver(_) => {
                 "`GET /api/approvals` lists them; those in force have time left"
             }

@@ -10,6 +10,8 @@ use crate::attempt::{Kind, PluginVersion};
 use crate::breaker::BreakerRow;
 use crate::control::{ApprovalRow, FlagRow, PauseRow};
 use crate::ids::{Digest, PluginName};
+use crate::plugin::load::Source;
+use crate::plugin::signature::Signer;
 use crate::rollout::RolloutRow;
 use crate::route::{Policy, RouteKey, RoutePlugins};
 use crate::selection::{HoldReason, Why};
@@ -168,6 +170,8 @@ pub enum PluginSource {
     Bundled,
     /// A file in the plugins directory.
     File { path: PathBuf },
+    /// The bus.
+    Published,
 }
 
 /// The version of a plugin that new attempts get, or could get.
@@ -178,6 +182,12 @@ pub struct ServingView {
     pub kind: Kind,
     pub handles: Vec<RouteKey>,
     pub profile: Profile,
+    /// `bundled`, `directory` or `published`.
+    #[serde(default)]
+    pub source: Option<Source>,
+    /// The trusted key that signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Signer>,
 }
 
 /// What is linked into a plugin.

@@ -13,6 +13,7 @@ use super::body::Json;
 use super::controls::reason;
 use super::error::ApiError;
 use super::facts::{DirectoryView, PluginView};
+use super::published::{PublishOrder, PublishRefused, PublishView};
 use super::query::{Params, shortened};
 use crate::control::Reason;
 use crate::ids::{Digest, PluginName, TraceId};
@@ -27,6 +28,13 @@ pub trait PluginOperator: Send + Sync + 'static {
     /// # Errors
     /// [`RollbackError`] when there is no such version.
     async fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError>;
+
+    /// Checks a component as if it were to serve here, and puts it on the bus for
+    /// every host.
+    ///
+    /// # Errors
+    /// [`PublishRefused`] when it does not load, or its version is taken.
+    async fn publish(&self, order: PublishOrder) -> Result<PublishView, PublishRefused>;
 }
 
 /// An operator's wish.

@@ -50,6 +50,18 @@ impl Client {
         self.send(self.http.post(self.url(path)).json(body)).await
     }
 
+    /// Posts bytes of another kind than JSON.
+    pub async fn post_bytes<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        kind: &str,
+        body: Vec<u8>,
+    ) -> Outcome<T> {
+        let request = self.http.post(self.url(path));
+        self.send(request.header("content-type", kind).body(body))
+            .await
+    }
+
     pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Outcome<T> {
         self.send(self.http.put(self.url(path)).json(body)).await
     }

@@ -1,20 +1,24 @@
-//! `plugin new|build|dev|run|test|check|inspect|list|rollback`.
+//! `plugin new|build|dev|run|test|check|inspect|list|publish|retract|rollback`.
 
 mod build;
 mod dev;
 mod inspect;
 mod list;
 mod new;
+mod publish;
 mod rollback;
 mod run;
 mod subject;
 mod test;
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 use super::output::{Exit, Failure, Outcome};
 use super::{Context, on_runtime};
-use crate::ids::PluginName;
+use crate::control::Reason;
+use crate::ids::{Digest, PluginName};
 use crate::plugin::catalog::DigestPrefix;
 use crate::plugin::load::LoadError;
 
@@ -38,9 +42,32 @@ pub enum PluginCommand {
     Run(run::RunArgs),
     /// Run a plugin's golden tasks, and what every executor must do.
     Test(test::TestArgs),
-    /// Put an earlier version back into service on the running host, at once.
+    /// Put a component on the bus, for every host.
     ///
-    /// It stays until the plugin's file changes.
+    /// In development it serves at once; in staging, and in production where a
+    /// trusted key signed it, it becomes a candidate. What is published never
+    /// changes: another version needs another number.
+    Publish {
+        file: PathBuf,
+        /// Its signature as minisign writes it; FILE.minisig where it exists.
+        #[arg(long, value_name = "FILE")]
+        signature: Option<PathBuf>,
+        /// Why; recorded with your name.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<Reason>,
+    },
+    /// Have no host use a published version any more.
+    Retract {
+        /// Its whole digest, `sha256:…`.
+        digest: Digest,
+        /// Why; recorded with your name.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<Reason>,
+    },
+    /// Put an earlier version back into service on every host, at once.
+    ///
+    /// It stays until another is promoted; in development, until the plugin's
+    /// file changes.
     Rollback {
         name: PluginName,
         /// Which version: the first digits of its digest, as `plugin list`
@@ -70,6 +97,14 @@ pub fn plugin(context: Context, command: PluginCommand) -> Outcome {
         PluginCommand::Dev(args) => dev::dev(&context, args),
         PluginCommand::Run(args) => run::run(&context, args),
         PluginCommand::Test(args) => test::test(&context, args),
+        PluginCommand::Publish {
+            file,
+            signature,
+            reason,
+        } => publish::publish(&context, &file, signature, reason),
+        PluginCommand::Retract { digest, reason } => {
+            on_runtime(publish::retract(context, digest, reason))
+        }
         PluginCommand::Rollback { name, to, reason } => {
             on_runtime(rollback::roll_back(context, name, to, reason))
         }

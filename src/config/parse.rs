@@ -46,6 +46,8 @@ impl Config {
             routes: read.routes()?,
             plugins: read.plugins()?,
             plugins_dir: read.text("plugins_dir")?.map(PathBuf::from),
+            trusted_keys: read.list("trusted_keys")?,
+            signatures_required: read.signatures_required(stage)?,
             worker_url: read.worker_url()?,
             plugins_quiet: read.millis("plugins_quiet_ms", 0)?,
             plugins_rescan: read.millis("plugins_rescan_ms", 10)?,
@@ -269,18 +271,40 @@ impl Reader<'_> {
     }
 
     fn listen(&self) -> Result<Listen, ConfigError> {
-        let names = self.text("host_names")?.unwrap_or_default();
         Ok(Listen {
             bind: self.required("bind")?,
             port: self.number("port", 0, u16::MAX)?,
             token_file: self.text("host_token_file")?.map(PathBuf::from),
             token: self.text("host_token")?.map(Secret::new),
-            names: names
-                .split([',', '\n'])
-                .map(|name| name.trim().to_lowercase())
-                .filter(|name| !name.is_empty())
+            names: self
+                .list("host_names")?
+                .iter()
+                .map(|name| name.to_lowercase())
                 .collect(),
         })
+    }
+
+    /// Values that commas or ends of lines separate.
+    fn list(&self, key: &str) -> Result<Vec<String>, ConfigError> {
+        let text = self.text(key)?.unwrap_or_default();
+        let values = text.split([',', '\n']).map(str::trim);
+        Ok(values
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+            .collect())
+    }
+
+    fn signatures_required(&self, stage: Stage) -> Result<bool, ConfigError> {
+        const KEY: &str = "signed_stages";
+        let mut required = false;
+        for text in self.list(KEY)? {
+            let named = text.parse::<Stage>().map_err(|_| {
+                ConfigError::new(KEY, format!("`{text}` is no stage"))
+                    .hint("expected development, staging or production, separated by commas")
+            })?;
+            required |= named == stage;
+        }
+        Ok(required)
     }
 
     fn gate(&self) -> Result<GateConfig, ConfigError> {

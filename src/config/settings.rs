@@ -209,6 +209,18 @@ pub const SETTINGS: &[Setting] = &[
         "further names of this host, by commas",
     ),
     setting(
+        "trusted_keys",
+        "COGO_TRUSTED_KEYS",
+        None,
+        "public keys of minisign whose signatures of plugins count, separated by commas",
+    ),
+    setting(
+        "signed_stages",
+        "COGO_SIGNED_STAGES",
+        None,
+        "stages that want every plugin signed, separated by commas",
+    ),
+    setting(
         "plugins_dir",
         "COGO_PLUGINS_DIR",
         None,

@@ -10,16 +10,21 @@ use super::controls::LiveControls;
 use super::recorder::Recorder;
 use super::serving;
 use super::swap::{SwapEvent, Swapper};
-use crate::api::{PluginOperator, RollbackOrder, RollbackView, VersionView};
+use crate::api::{
+    PluginOperator, PublishOrder, PublishRefused, PublishView, RollbackOrder, RollbackView,
+    VersionView,
+};
 use crate::bus::outage::bounded;
-use crate::control::{Decided, Decider, Decision};
+use crate::control::{Decided, Decider, Decision, Published};
 use crate::ids::HolderId;
 use crate::plugin::catalog::RollbackError;
 use crate::plugin::load::Plugin;
-use crate::store::Store;
+use crate::store::{NewPublished, Store};
 
 /// How long the database may take over a decision.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to write a component of the largest size.
+const UPLOAD: Duration = Duration::from_secs(60);
 
 /// The operator's hands.
 pub struct Operator {
@@ -76,6 +81,58 @@ impl PluginOperator for Operator {
         }
         Ok(view)
     }
+
+    async fn publish(&self, order: PublishOrder) -> Result<PublishView, PublishRefused> {
+        let decision = Decision {
+            by: Decider::Named(order.actor),
+            reason: order.reason,
+        };
+        let signature = order.signature.as_deref();
+        let checked = self.swapper.publishable(order.bytes.clone(), signature);
+        let plugin = checked.await?;
+        let published = publish(&*self.store, &plugin, &order.bytes, signature, &decision);
+        let view = published.await?;
+        self.controls.nudge();
+        Ok(view)
+    }
+}
+
+/// Puts a component that was checked on the bus.
+///
+/// # Errors
+/// [`PublishRefused`] when its version is taken, or the bus does not take it.
+pub async fn publish(
+    store: &dyn Store,
+    plugin: &Plugin,
+    bytes: &[u8],
+    signature: Option<&str>,
+    decision: &Decision,
+) -> Result<PublishView, PublishRefused> {
+    let (name, version) = (plugin.name(), plugin.descriptor().version.to_string());
+    let new = NewPublished {
+        name,
+        version: &version,
+        digest: plugin.digest(),
+        bytes,
+        signature,
+        decision,
+    };
+    let trace_id = match bounded(UPLOAD, store.publish(&new)).await? {
+        Published::Now { trace_id } => Some(trace_id),
+        Published::Already => None,
+        Published::Taken { by } => {
+            let name = name.clone();
+            return Err(PublishRefused::Taken { name, version, by });
+        }
+    };
+    Ok(PublishView {
+        plugin: name.clone(),
+        digest: plugin.digest(),
+        bytes: plugin.bytes(),
+        changed: trace_id.is_some(),
+        version,
+        trace_id,
+    })
 }
 
 fn version(plugin: &Plugin) -> VersionView {

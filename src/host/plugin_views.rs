@@ -46,14 +46,13 @@ pub fn directory(swapper: &Swapper) -> Option<DirectoryView> {
 }
 
 fn plugin(config: &Config, listed: Listed) -> PluginView {
-    let is_file = match &listed.serving {
-        Some(serving) => serving.source == Source::Directory,
-        None => true,
-    };
-    let source = match (&config.plugins_dir, is_file) {
-        (Some(directory), true) => PluginSource::File {
+    let latest = listed.serving.as_ref().or(listed.candidates.first());
+    let source = latest.map_or(Source::Directory, |version| version.source);
+    let source = match (&config.plugins_dir, source) {
+        (Some(directory), Source::Directory) => PluginSource::File {
             path: directory.join(format!("{}.wasm", listed.name)),
         },
+        (_, Source::Published) => PluginSource::Published,
         _ => PluginSource::Bundled,
     };
     let (last_error, hint) = match listed.last_failure {
@@ -94,5 +93,7 @@ fn version(version: Version) -> ServingView {
             wasi::Profile::Minimal => Profile::Minimal,
             wasi::Profile::Wasi => Profile::Wasi,
         },
+        source: Some(version.source),
+        signer: version.signer,
     }
 }

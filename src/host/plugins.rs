@@ -19,6 +19,7 @@ use crate::plugin::compile::{self, Cache, CacheError, CompileCommand, CompileLim
 use crate::plugin::engine::{EngineError, Engines};
 use crate::plugin::limits::Limits;
 use crate::plugin::load::{LoadError, Loader, Plugin, Settings, Source};
+use crate::plugin::signature::{InvalidTrust, Trust};
 use crate::routing::Hold;
 
 /// The bundled plugin that calls the worker.
@@ -40,6 +41,8 @@ pub enum PluginsError {
     Program(#[source] io::Error),
     #[error("a bundled plugin does not load")]
     Bundled(#[source] LoadError),
+    #[error(transparent)]
+    Trust(#[from] InvalidTrust),
     #[error("`{}` is no path", path.display())]
     Directory {
         path: PathBuf,
@@ -59,6 +62,13 @@ impl PluginsError {
             Self::Cache(_) => "choose another directory with COGO_CACHE_DIR".to_owned(),
             Self::Program(_) => "start the host by a path that exists".to_owned(),
             Self::Bundled(error) => error.hint(),
+            Self::Trust(InvalidTrust::Key(_)) => {
+                "`trusted_keys` holds what minisign prints as public key, `RW…`".to_owned()
+            }
+            Self::Trust(InvalidTrust::NoKey) => {
+                "name the public keys in `trusted_keys`, or take this stage out of `signed_stages`"
+                    .to_owned()
+            }
             Self::Directory { .. } => "COGO_PLUGINS_DIR names a directory".to_owned(),
         }
     }
@@ -77,6 +87,17 @@ pub fn loader(config: &Config, guests: &Handle) -> Result<Loader, PluginsError> 
     let compiler = Compiler::in_child(command, CompileLimits::default(), cache);
     let engines = Arc::new(Engines::new()?);
     Ok(Loader::new(engines, compiler, guests.clone()))
+}
+
+/// Whose signatures count here.
+///
+/// # Errors
+/// When a key is none.
+pub fn trust(config: &Config) -> Result<Trust, PluginsError> {
+    Ok(Trust::parse(
+        &config.trusted_keys,
+        config.signatures_required,
+    )?)
 }
 
 /// Loads the plugins that are part of the program.
@@ -129,8 +150,8 @@ pub fn settings(config: &Config, name: Option<&PluginName>, source: Source) -> S
         config: values,
         allow,
         kind: own.kind,
-        // A pin is of the operator's file; the bundled version is known anyway.
-        pin: own.digest.filter(|_| source == Source::Directory),
+        // A pin is of what comes from outside; the bundled version is known anyway.
+        pin: own.digest.filter(|_| source != Source::Bundled),
         limits,
         ..Settings::default()
     }

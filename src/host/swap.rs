@@ -13,44 +13,62 @@ mod change;
 mod decided;
 mod directory;
 mod kept;
+mod published;
 mod rollback;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::ids::{Digest, PluginName};
-use crate::plugin::catalog::{Catalog, Failure, Installed, Offered, Removed};
+use crate::plugin::catalog::{self, Catalog, Failure, Installed, Removed};
 use crate::plugin::load::{
     Candidate, LoadCause, LoadError, Loader, MAX_BYTES, Plugin, Settings, Source,
 };
-use crate::plugin::watcher::{Change, Content, WatchSettings, Watcher};
+use crate::plugin::signature::Trust;
+use crate::plugin::watcher::{self, Change, Content, WatchSettings, Watcher};
 use crate::stage::Stage;
 
 use super::plugins::{self, PluginsError};
-use admission::Admission;
+use admission::{Admission, Known};
 pub use change::SwapEvent;
-use change::Version;
+use change::{Actor, Version};
 use decided::Decided;
 pub use decided::Decisions;
 pub use directory::{DirectoryNow, RefusedFile};
 use kept::KeptVersions;
+pub use published::Fetched;
+use published::Published;
 
 /// The plugins of a running host, as they come and go.
 pub struct Swapper {
     config: Config,
     loader: Loader,
     catalog: Arc<Catalog>,
+    trust: Trust,
     kept: KeptVersions,
-    // Never held over an await, as the next two.
+    // Never held over an await, as those that follow.
     directory: Mutex<Option<DirectoryNow>>,
     /// What the files of plugins hold, whether it could be loaded or not.
     files: Mutex<BTreeMap<PluginName, Digest>>,
     decided: Mutex<Decided>,
+    published: Mutex<Published>,
+}
+
+/// A version as it came in.
+struct Offered<'a> {
+    name: &'a PluginName,
+    digest: Digest,
+    bytes: &'a Bytes,
+    /// In minisign's format.
+    signature: Option<&'a str>,
+    source: Source,
+    place: &'a str,
 }
 
 /// Plugins that are loaded, and what is left to do.
@@ -74,10 +92,12 @@ impl Swapper {
             config: config.clone(),
             loader,
             catalog,
+            trust: plugins::trust(config)?,
             kept: KeptVersions::below(&config.state_dir),
             directory: Mutex::default(),
             files: Mutex::default(),
             decided: Mutex::default(),
+            published: Mutex::default(),
         };
         let mut watcher = watcher(config)?;
         let mut events = Vec::new();
@@ -129,6 +149,9 @@ impl Swapper {
                 None
             }
             Change::File { path, content } => {
+                if let Some(component) = watcher::signed_by(&path) {
+                    return self.signature_changed(component, ending).await;
+                }
                 let place = path.display().to_string();
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
                 match stem.parse::<PluginName>() {
@@ -204,27 +227,29 @@ impl Swapper {
         }
         let ticket = self.catalog.ticket(&name);
         let decided_before = self.decision(&name).filter(|row| row.digest != digest);
-        let candidate = Candidate {
-            name: Some(name.clone()),
-            bytes: bytes.clone(),
+        let signature = published::read_signature(&place).await;
+        let (admission, candidate) = match self.admit(Offered {
+            name: &name,
+            digest,
+            bytes: &bytes,
+            signature: signature.as_deref(),
             source: Source::Directory,
-            place,
+            place: &place,
+        }) {
+            Ok(admitted) => admitted,
+            Err(cause) => {
+                let error = LoadError::new(place, cause);
+                return Some(self.refuse(&name, Some(digest), &error));
+            }
         };
-        let settings = plugins::settings(&self.config, Some(&name), Source::Directory);
-        let admission = Admission::of(self.config.stage, settings.pin, self.decided_for(&name));
-        let admission = admission.of_digest(digest);
-        if admission == Admission::Refuse {
-            let error = candidate.unpinned(self.config.stage);
-            return Some(self.refuse(&name, Some(digest), &error));
-        }
-        let plugin = match self.load(candidate, settings, ending).await? {
+        let plugin = match self.load(candidate, ending).await? {
             Ok(plugin) => Arc::new(plugin),
             Err(error) => return Some(self.refuse(&name, Some(digest), &error)),
         };
         // Before it serves: a rollback after that leaves its own mark.
-        self.keep(&name, digest, bytes).await;
+        self.keep(&name, digest, bytes, signature).await;
         if admission == Admission::Offer {
-            return self.offered(plugin);
+            return self.offered(plugin, Actor::Directory);
         }
         self.end_rollback(&name).await;
         if let Some(row) = decided_before {
@@ -239,13 +264,49 @@ impl Swapper {
         }
     }
 
+    /// Whether a version may be loaded at all, and what is to become of it.
+    fn admit(&self, offered: Offered<'_>) -> Result<(Admission, Candidate), LoadCause> {
+        let Offered { name, digest, .. } = offered;
+        let signer = self.trust.check(offered.bytes, offered.signature)?;
+        let own = self.config.plugins.get(name);
+        let stage = self.config.stage;
+        let admission = Admission::of(
+            digest,
+            Known {
+                stage,
+                pin: own.and_then(|own| own.digest),
+                decided: self.decided_for(name),
+                signed: signer.is_some(),
+            },
+        );
+        match admission {
+            Admission::Unpinned => return Err(LoadCause::Unpinned { stage, digest }),
+            Admission::NotPinned(pin) => {
+                return Err(LoadCause::NotPinned { pin, found: digest });
+            }
+            Admission::Serve | Admission::Offer => {}
+        }
+        let candidate = Candidate {
+            name: Some(name.clone()),
+            bytes: offered.bytes.clone(),
+            source: offered.source,
+            place: offered.place.to_owned(),
+            signer,
+        };
+        Ok((admission, candidate))
+    }
+
     /// Loads a version; `None` once the host ends.
     async fn load(
         &self,
         candidate: Candidate,
-        settings: Settings,
         ending: &CancellationToken,
     ) -> Option<Result<Plugin, LoadError>> {
+        let settings = Settings {
+            // What was admitted is pinned to what it is by now.
+            pin: None,
+            ..plugins::settings(&self.config, candidate.name.as_ref(), candidate.source)
+        };
         let place = candidate.place.clone();
         let (loader, ending) = (self.loader.clone(), ending.clone());
         // Parsing a large component takes a while, and these threads keep leases.
@@ -259,17 +320,17 @@ impl Swapper {
     }
 
     /// Keeps a version ready for a rollout.
-    fn offered(&self, plugin: Arc<Plugin>) -> Option<SwapEvent> {
+    fn offered(&self, plugin: Arc<Plugin>, actor: Actor) -> Option<SwapEvent> {
         let (name, version) = (plugin.name().clone(), Version::of(&plugin));
         let serving = self.catalog.get(&name).map(|plugin| Version::of(&plugin));
-        if self.catalog.offer(plugin) != Offered::New {
+        if self.catalog.offer(plugin) != catalog::Offered::New {
             return None;
         }
         tracing::info!(
             plugin.name = %name, plugin.digest = %version.digest,
             "plugin {name} has the candidate {version}"
         );
-        Some(SwapEvent::offered(&name, serving, version))
+        Some(SwapEvent::offered(&name, serving, version, actor))
     }
 
     fn installed(&self, plugin: &Plugin, installed: Installed, reason: &str) -> Option<SwapEvent> {
@@ -306,9 +367,8 @@ impl Swapper {
             self.catalog.recovered(name);
             return withdrawn.map(|digest| withdraw(name, digest));
         }
-        let removed = self.catalog.remove(name);
         self.kept.unmark(name);
-        let swapped = self.back_to_bundled(name, removed, "its file is gone");
+        let swapped = self.serve_own(name, "its file is gone");
         swapped.or_else(|| withdrawn.map(|digest| withdraw(name, digest)))
     }
 
@@ -355,9 +415,12 @@ impl Swapper {
 }
 
 fn withdraw(name: &PluginName, digest: Digest) -> SwapEvent {
-    let why = "its file is gone";
+    withdrawn(name, digest, "its file is gone", Actor::Directory)
+}
+
+fn withdrawn(name: &PluginName, digest: Digest, why: &str, actor: Actor) -> SwapEvent {
     tracing::info!(plugin.name = %name, plugin.digest = %digest, "a candidate of {name} is withdrawn: {why}");
-    SwapEvent::withdrawn(name, digest, why)
+    SwapEvent::withdrawn(name, digest, why, actor)
 }
 
 async fn load_until(
@@ -396,7 +459,7 @@ fn failure(name: &PluginName, error: &LoadError) -> Failure {
         &error.cause
     {
         failure.hint = format!(
-            "if this version is meant to run, put `digest = \"{digest}\"` under `[plugin.{name}]` in cogo.toml and restart the host"
+            "if this version is meant to run, put `digest = \"{digest}\"` under `[plugin.{name}]` in cogo.toml and restart the host; one that a trusted key signed becomes a candidate"
         );
     }
     failure

@@ -44,6 +44,7 @@ pub fn candidates() -> impl Iterator<Item = Candidate> {
             name: Some(name),
             bytes: Bytes::from_static(bundled.bytes),
             source: Source::Bundled,
+            signer: None,
         })
     })
 }

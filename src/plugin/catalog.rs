@@ -21,6 +21,7 @@ use crate::attempt::Kind;
 use crate::ids::{Digest, PluginName};
 use crate::plugin::limits::Limits;
 use crate::plugin::load::{LoadError, Plugin, Source};
+use crate::plugin::signature::Signer;
 use crate::plugin::wasi::Profile;
 use crate::route::RouteKey;
 
@@ -99,6 +100,8 @@ pub struct Version {
     pub profile: Profile,
     pub bytes: u64,
     pub source: Source,
+    /// Who vouched for it.
+    pub signer: Option<Signer>,
     pub limits: Limits,
 }
 
@@ -510,6 +513,7 @@ fn version(plugin: &Plugin) -> Version {
         profile: plugin.profile(),
         bytes: plugin.bytes(),
         source: plugin.source(),
+        signer: plugin.signer().cloned(),
         limits: Limits::clone(plugin.limits()),
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -22,9 +22,9 @@ use crate::plugin::engine::{Allocation, Engines};
 use crate::plugin::host::State;
 use crate::plugin::limits::Limits;
 use crate::plugin::outbound::{GrantsFrom, OutboundPermits, Outlet, Wire};
+use crate::plugin::signature::Signer;
 use crate::plugin::wasi::{self, Profile};
 use crate::plugin::world::{FileKind, Outline};
-use crate::stage::Stage;
 
 mod descriptor;
 mod error;
@@ -38,12 +38,14 @@ pub use error::{LoadCause, LoadError};
 pub const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Where a plugin's bytes come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     Bundled,
     /// The operator's directory of plugins.
     Directory,
+    /// The bus.
+    Published,
 }
 
 /// A plugin as it is handed in.
@@ -56,14 +58,8 @@ pub struct Candidate {
     pub source: Source,
     /// For messages: a path, or `bundled mock`.
     pub place: String,
-}
-
-impl Candidate {
-    /// The refusal of a plugin that the stage wants pinned.
-    pub fn unpinned(&self, stage: Stage) -> LoadError {
-        let digest = Digest::of(&self.bytes);
-        LoadError::new(self.place.clone(), LoadCause::Unpinned { stage, digest })
-    }
+    /// Who is known to vouch for these bytes.
+    pub signer: Option<Signer>,
 }
 
 /// What the operator set for one plugin.
@@ -97,6 +93,7 @@ pub struct Plugin {
     digest: Digest,
     bytes: u64,
     source: Source,
+    signer: Option<Signer>,
     kind: Kind,
     profile: Profile,
     allocation: Allocation,
@@ -256,6 +253,7 @@ impl Linked {
             kind: kind.unwrap_or(Kind::Mock),
             bytes: candidate.bytes.len() as u64,
             source: candidate.source,
+            signer: candidate.signer,
             digest,
             profile: fitting.profile,
             allocation,
@@ -304,6 +302,11 @@ impl Plugin {
 
     pub const fn source(&self) -> Source {
         self.source
+    }
+
+    /// Who vouched for it when it was loaded.
+    pub const fn signer(&self) -> Option<&Signer> {
+        self.signer.as_ref()
     }
 
     /// What it counts as: the operator's word, else that of the bundled digests,

@@ -33,6 +33,8 @@ use survey::{Listing, Survey};
 
 /// Which file names are plugins.
 const EXTENSION: &str = "wasm";
+/// What follows that in the names of their signatures.
+const SIGNATURE: &str = "minisig";
 /// How often everything is looked at where the system reports no events.
 const WITHOUT_EVENTS: Duration = Duration::from_secs(2);
 
@@ -311,9 +313,18 @@ impl Watcher {
     }
 }
 
-/// Whether a path is a plugin's: other names, hidden files and what editors
-/// leave behind are nobody's business.
+/// Whether a path is a plugin's or its signature's: other names, hidden files and
+/// what editors leave behind are nobody's business.
 fn is_plugin_file(path: &Path) -> bool {
     let visible = |name: &std::ffi::OsStr| !name.as_encoded_bytes().starts_with(b".");
-    path.extension().is_some_and(|e| e == EXTENSION) && path.file_name().is_some_and(visible)
+    let is_component = path.extension().is_some_and(|e| e == EXTENSION);
+    (is_component || signed_by(path).is_some()) && path.file_name().is_some_and(visible)
+}
+
+/// The component whose signature a path is, `NAME.wasm.minisig`.
+pub fn signed_by(path: &Path) -> Option<PathBuf> {
+    let is_signature = path.extension().is_some_and(|e| e == SIGNATURE);
+    let component = path.with_extension("");
+    let is_component = component.extension().is_some_and(|e| e == EXTENSION);
+    (is_signature && is_component).then_some(component)
 }

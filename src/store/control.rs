@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::cells::{Cells, Columns, Step};
 use crate::breaker::{Cause, Evidence, RealPath, State};
-use crate::control::{ApprovalRow, Controls, Decider, FlagRow, PauseRow, Reason, ServingRow};
+use crate::control::{
+    ApprovalRow, Controls, Decider, Decision, FlagRow, PauseRow, PublishedRow, Reason, ServingRow,
+};
 use crate::event::NewEvent;
+use crate::ids::{Digest, PluginName};
 use crate::route::RouteKey;
 
 /// A permission to use the mock, as it is asked for.
@@ -20,6 +24,25 @@ pub struct NewApproval {
     pub by: Decider,
     /// How long it is in force.
     pub ttl: Duration,
+}
+
+/// A plugin version as it is handed in.
+#[derive(Debug, Clone)]
+pub struct NewPublished<'a> {
+    pub name: &'a PluginName,
+    pub version: &'a str,
+    pub digest: Digest,
+    pub bytes: &'a [u8],
+    /// In minisign's format.
+    pub signature: Option<&'a str>,
+    pub decision: &'a Decision,
+}
+
+/// A published component, as it was handed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    pub bytes: Bytes,
+    pub signature: Option<String>,
 }
 
 /// What a real path met lately. There is none of a path that met no failure.
@@ -89,6 +112,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
         breakers: Vec<Value>,
         serving: Vec<Value>,
         rollouts: Vec<Value>,
+        published: Vec<Value>,
     }
     let text = cells.required_text("controls")?;
     let tables: Tables = serde_json::from_str(&text)
@@ -98,6 +122,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
     let pauses = readable::<PauseRow>("executor_pauses", tables.pauses, &mut unreadable);
     let approvals = readable("executor_approvals", tables.approvals, &mut unreadable);
     let breakers = readable("executor_breakers", tables.breakers, &mut unreadable);
+    let published = readable("executor_published", tables.published, &mut unreadable);
     let serving = readable::<ServingRow>("executor_serving", tables.serving, &mut unreadable);
     let rollouts = readable("executor_rollouts", tables.rollouts, &mut unreadable);
     Ok(Controls {
@@ -116,6 +141,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
             .map(|row| (row.plugin.clone(), row))
             .collect(),
         rollouts,
+        published,
         unreadable,
     })
 }
@@ -127,7 +153,8 @@ fn readable<T: DeserializeOwned>(
 ) -> Vec<T> {
     let mut read = Vec::with_capacity(rows.len());
     for row in rows {
-        let key = ["route", "id", "plugin"].map(|column| row.get(column).map(Value::to_string));
+        let key =
+            ["route", "id", "plugin", "digest"].map(|column| row.get(column).map(Value::to_string));
         match serde_json::from_value(row) {
             Ok(row) => read.push(row),
             Err(cause) => {
@@ -150,6 +177,21 @@ pub(super) fn approval<R: Columns>(cells: &Cells<'_, R>) -> Step<ApprovalRow> {
         revoked_at: cells.instant("revoked_at")?,
         revoked_by: cells.text("revoked_by")?,
         left_ms: cells.count("left_ms")?,
+    })
+}
+
+pub(super) fn published<R: Columns>(cells: &Cells<'_, R>) -> Step<PublishedRow> {
+    Ok(PublishedRow {
+        digest: cells.parsed("digest")?,
+        name: cells.parsed("name")?,
+        version: cells.required_text("version")?,
+        bytes: cells.count("bytes")?,
+        signature: cells.text("signature")?,
+        actor: cells.required_text("actor")?,
+        reason: cells.text("reason")?,
+        published_at: cells.required_instant("published_at")?,
+        retracted_at: cells.instant("retracted_at")?,
+        retracted_by: cells.text("retracted_by")?,
     })
 }
 

@@ -19,6 +19,7 @@ mod examine;
 mod hosts;
 pub mod owner;
 mod pipelines;
+mod published;
 mod read;
 mod rescue;
 mod retire;
@@ -46,16 +47,21 @@ use super::{
 };
 use crate::attempt::Fence;
 use crate::breaker::RealPath;
-use crate::control::{ApprovalRow, Controls, Decided, Decision, Revoked, ServingOrder};
+use crate::control::{
+    ApprovalRow, Controls, Decided, Decision, Published, PublishedRow, Retracted, Revoked,
+    ServingOrder,
+};
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
-use crate::ids::{HolderId, MessageId};
+use crate::ids::{Digest, HolderId, MessageId};
 use crate::pipeline::{NewRun, Run};
 use crate::rollout::{RolloutRow, verdict};
 use crate::route::{Route, RouteKey};
 use crate::selection::{ApprovalId, RolloutId};
-use crate::store::{RunCancelled, RunFigures, RunMove, Settled, Settlement, Started};
+use crate::store::{
+    Component, NewPublished, RunCancelled, RunFigures, RunMove, Settled, Settlement, Started,
+};
 use crate::task::{Claim, Enqueued, NewTask, TaskRow};
 
 /// Files up to this size are checked in full when they are opened, which takes
@@ -309,6 +315,22 @@ impl Store for SqliteStore {
     async fn set_serving(&self, order: &ServingOrder, decision: &Decision) -> Result<Decided> {
         self.named(control::set_serving(self, order, decision))
             .await
+    }
+
+    async fn publish(&self, version: &NewPublished<'_>) -> Result<Published> {
+        self.named(published::publish(self, version)).await
+    }
+
+    async fn retract(&self, digest: Digest, decision: &Decision) -> Result<Retracted> {
+        self.named(published::retract(self, digest, decision)).await
+    }
+
+    async fn published(&self, limit: u32) -> Result<Vec<PublishedRow>> {
+        self.named(published::published(self, limit)).await
+    }
+
+    async fn component(&self, digest: Digest) -> Result<Option<Component>> {
+        self.named(published::component(self, digest)).await
     }
 
     async fn pause(&self, route: &RouteKey, decision: &Decision) -> Result<Decided> {

@@ -10,4 +10,5 @@ mod refusals;
 mod rollback;
 mod routes;
 mod running;
+mod signatures;
 mod storm;

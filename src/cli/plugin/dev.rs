@@ -205,6 +205,7 @@ impl Bench<'_> {
             bytes: packaged.bytes.clone().into(),
             source: Source::Directory,
             place: self.directory.display().to_string(),
+            signer: None,
         }
     }
 

@@ -87,6 +87,7 @@ fn table(plugins: &[PluginView]) -> String {
         let source = match plugin.source {
             PluginSource::Bundled => "bundled",
             PluginSource::File { .. } => "directory",
+            PluginSource::Published => "published",
         };
         let mut row = vec![plugin.name.to_string()];
         match &plugin.serving {
@@ -110,7 +111,9 @@ fn table(plugins: &[PluginView]) -> String {
                 "",
                 &version.version,
                 &format!("{:?}", version.kind).to_lowercase(),
-                "",
+                &version
+                    .source
+                    .map_or(String::new(), |source| format!("{source:?}").to_lowercase()),
                 "",
                 &short(version.digest),
                 "candidate",

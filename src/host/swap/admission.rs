@@ -1,6 +1,6 @@
-//! What the stage makes of a version that passed every other check.
+//! What the stage makes of a version, before anything of it is parsed.
 //!
-//! Pure. A pin that does not match is refused by the loader.
+//! Pure.
 
 use crate::ids::Digest;
 use crate::stage::Stage;
@@ -12,38 +12,45 @@ pub(super) enum Admission {
     Serve,
     /// It is loaded, and serves once somebody decides so.
     Offer,
-    Refuse,
+    /// Nobody vouches for it.
+    Unpinned,
+    /// The operator wants another version.
+    NotPinned(Digest),
 }
 
-/// What depends on the version itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rule {
-    others: Admission,
-    decided: Option<Digest>,
+/// What it depends on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    pub(super) stage: Stage,
+    pub(super) pin: Option<Digest>,
+    /// What the bus says to serve.
+    pub(super) decided: Option<Digest>,
+    /// Whether somebody whom the operator trusts signed it.
+    pub(super) signed: bool,
 }
 
 impl Admission {
-    /// The rule of a stage for versions of a plugin, by its pin and by what the
-    /// bus says to serve.
-    pub(super) const fn of(stage: Stage, pin: Option<Digest>, decided: Option<Digest>) -> Rule {
-        let others =
-            match (stage, pin, decided) {
-                (Stage::Development, _, _)
-                | (Stage::Staging | Stage::Production, Some(_), None) => Self::Serve,
-                (Stage::Staging, None, _)
-                | (Stage::Staging | Stage::Production, Some(_), Some(_)) => Self::Offer,
-                (Stage::Production, None, _) => Self::Refuse,
-            };
-        Rule { others, decided }
-    }
-}
-
-impl Rule {
-    pub(super) fn of_digest(self, digest: Digest) -> Admission {
-        match (self.others, self.decided) {
+    pub(super) fn of(digest: Digest, known: Known) -> Self {
+        let Known {
+            stage,
+            pin,
+            decided,
+            signed,
+        } = known;
+        let development = stage == Stage::Development;
+        match (pin, decided) {
+            (Some(pin), Some(_)) if pin == digest && !development => Self::Offer,
+            (Some(pin), _) if pin == digest => Self::Serve,
             // Whoever decided it has admitted it.
-            (Admission::Refuse, Some(decided)) if decided == digest => Admission::Offer,
-            (others, _) => others,
+            (_, Some(decided)) if decided == digest && !development => Self::Offer,
+            (Some(_), _) if signed && !development => Self::Offer,
+            (Some(pin), _) => Self::NotPinned(pin),
+            (None, _) => match stage {
+                Stage::Development => Self::Serve,
+                Stage::Staging => Self::Offer,
+                Stage::Production if signed => Self::Offer,
+                Stage::Production => Self::Unpinned,
+            },
         }
     }
 }
@@ -53,21 +60,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_development_serves_what_nobody_pinned_or_decided() {
-        use Admission::{Offer, Refuse, Serve};
+    fn the_whole_table() {
         let (own, other) = (Digest::of(b"own"), Digest::of(b"other"));
-        for (stage, pinned, free, decided_own, decided_other) in [
-            (Stage::Development, Serve, Serve, Serve, Serve),
-            (Stage::Staging, Serve, Offer, Offer, Offer),
-            (Stage::Production, Serve, Refuse, Offer, Refuse),
-        ] {
-            let of = |pin, decided| Admission::of(stage, pin, decided).of_digest(own);
-            assert_eq!(of(Some(own), None), pinned, "{stage}");
-            assert_eq!(of(None, None), free, "{stage}");
-            assert_eq!(of(None, Some(own)), decided_own, "{stage}");
-            assert_eq!(of(None, Some(other)), decided_other, "{stage}");
-            let both = of(Some(own), Some(other));
-            assert_eq!(both == Serve, stage == Stage::Development, "{stage}");
+        let mut table = String::new();
+        for stage in Stage::ALL {
+            for (pinned, pin) in [("-", None), ("own", Some(own)), ("other", Some(other))] {
+                for (decision, decided) in [("-", None), ("own", Some(own)), ("other", Some(other))]
+                {
+                    for signed in [false, true] {
+                        let known = Known {
+                            stage,
+                            pin,
+                            decided,
+                            signed,
+                        };
+                        let admission = match Admission::of(own, known) {
+                            Admission::NotPinned(_) => "NotPinned".to_owned(),
+                            admission => format!("{admission:?}"),
+                        };
+                        table += &format!(
+                            "{stage} pin={pinned} decided={decision} signed={signed}: {admission}\n"
+                        );
+                    }
+                }
+            }
         }
+        insta::assert_snapshot!(table);
     }
 }

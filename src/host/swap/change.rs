@@ -45,7 +45,7 @@ impl fmt::Display for Version {
 
 /// Who changed what serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Actor {
+pub(super) enum Actor {
     /// Whoever changed the watched directory.
     Directory,
     /// The name of a token.
@@ -71,15 +71,20 @@ impl SwapEvent {
     }
 
     /// A version that is ready and waits for a rollout.
-    pub(super) fn offered(name: &PluginName, serving: Option<Version>, offered: Version) -> Self {
-        Self::new(PLUGIN_LOADED, name.as_str(), Actor::Directory)
+    pub(super) fn offered(
+        name: &PluginName,
+        serving: Option<Version>,
+        offered: Version,
+        actor: Actor,
+    ) -> Self {
+        Self::new(PLUGIN_LOADED, name.as_str(), actor)
             .with("state", &"candidate")
             .with("from", &serving)
             .with("to", &offered)
     }
 
-    pub(super) fn withdrawn(name: &PluginName, digest: Digest, reason: &str) -> Self {
-        Self::new(PLUGIN_WITHDRAWN, name.as_str(), Actor::Directory)
+    pub(super) fn withdrawn(name: &PluginName, digest: Digest, reason: &str, actor: Actor) -> Self {
+        Self::new(PLUGIN_WITHDRAWN, name.as_str(), actor)
             .with("digest", &digest)
             .because(reason)
     }

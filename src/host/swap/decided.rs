@@ -11,12 +11,13 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::kept::Mark;
-use super::{SwapEvent, Swapper, Version, plugins};
+use super::published::Fetched;
+use super::{SwapEvent, Swapper, Version};
 use crate::control::{ServingCause, ServingRow};
 use crate::ids::{Digest, PluginName, TraceId};
 use crate::plugin::catalog::{Failure, Outgoing, Served};
-use crate::plugin::load::{Candidate, Settings, Source};
-use crate::stage::Stage;
+use crate::plugin::load::Source;
+use crate::store::{Component, Store};
 
 /// Which version of each plugin is to serve, by name.
 pub type Decisions = BTreeMap<PluginName, ServingRow>;
@@ -56,40 +57,48 @@ impl Swapper {
 
     /// Loads what is decided and not ready, one plugin after the other, and lets
     /// it serve.
-    pub async fn fetch_decided(&self, ending: &CancellationToken) -> Vec<SwapEvent> {
+    pub async fn fetch_decided(
+        &self,
+        bus: Option<&dyn Store>,
+        ending: &CancellationToken,
+    ) -> Fetched {
         let rows: Vec<ServingRow> = self.decided.lock().rows.values().cloned().collect();
-        let mut events = Vec::new();
+        let mut fetched = Fetched::default();
         for row in rows {
             let is_over = self.decided.lock().failed.contains(&row.trace_id);
             if is_over || self.is_passed_over(&row) || self.serves(&row) {
                 continue;
             }
-            if let Some(event) = self.fetch(&row, ending).await {
-                events.push(event);
+            match self.obtain(&row.plugin, row.digest, bus).await {
+                Ok(Some((component, source))) => {
+                    fetched
+                        .events
+                        .extend(self.fetch(&row, component, source, ending).await);
+                }
+                Ok(None) => fetched.events.extend(self.lacks(&row)),
+                Err(error) => fetched.later(&error),
             }
         }
-        events
+        fetched
     }
 
-    async fn fetch(&self, row: &ServingRow, ending: &CancellationToken) -> Option<SwapEvent> {
+    async fn fetch(
+        &self,
+        row: &ServingRow,
+        component: Component,
+        source: Source,
+        ending: &CancellationToken,
+    ) -> Option<SwapEvent> {
         let name = &row.plugin;
-        let Some(bytes) = self.kept.component(name, row.digest) else {
-            return self.lacks(row);
+        let place = self.place(name, row.digest, source);
+        let (bytes, signature) = (component.bytes.clone(), component.signature.clone());
+        let loaded = match self.vouched(name, component, source, &place) {
+            Ok(candidate) => self.load(candidate, ending).await?,
+            Err(error) => Err(error),
         };
-        let source = Source::Directory;
-        let candidate = Candidate {
-            name: Some(name.clone()),
-            bytes,
-            source,
-            place: self.kept.path(name, row.digest).display().to_string(),
-        };
-        let settings = Settings {
-            // The decision is as good as a pin.
-            pin: Some(row.digest),
-            ..plugins::settings(&self.config, Some(name), source)
-        };
-        match self.load(candidate, settings, ending).await? {
+        match loaded {
             Ok(plugin) => {
+                self.keep(name, row.digest, bytes, signature).await;
                 self.catalog.offer(Arc::new(plugin));
                 // Something else may have been decided meanwhile.
                 let still = self.decided_for(name) == Some(row.digest);
@@ -126,7 +135,7 @@ impl Swapper {
     fn is_passed_over(&self, row: &ServingRow) -> bool {
         let known = self.decided.lock().passed_over.get(&row.plugin).cloned();
         let known = known.or_else(|| self.kept.passed_over(&row.plugin));
-        known.as_ref() == Some(&row.trace_id)
+        known.as_ref() == Some(&row.trace_id) || self.is_outdated(row)
     }
 
     fn serves(&self, row: &ServingRow) -> bool {
@@ -177,7 +186,7 @@ impl Swapper {
                     "{} decided that {} serves as {}, which this host does not have",
                     row.actor, row.plugin, row.digest
                 ),
-                hint: "put that version's file into COGO_PLUGINS_DIR of this host".to_owned(),
+                hint: "publish that version with `cogo-host plugin publish FILE`, or put its file into COGO_PLUGINS_DIR of this host".to_owned(),
             };
             self.reject(&row.plugin, Some(row.digest), failure)
         })
@@ -201,26 +210,9 @@ impl Swapper {
 
     /// Goes back to this host's own rule.
     fn release(&self, name: &PluginName) -> Option<SwapEvent> {
-        const WHY: &str = "nothing is decided about it any more";
         self.kept.unmark(name);
         self.catalog.end_rollback(name);
-        let pin = plugins::settings(&self.config, Some(name), Source::Directory).pin;
-        let file = self.files.lock().get(name).copied();
-        let own = file.filter(|file| self.config.stage == Stage::Development || pin == Some(*file));
-        let serving = self.catalog.get(name);
-        let Some(own) = own else {
-            let removed = self.catalog.remove(name);
-            return self.back_to_bundled(name, removed, WHY);
-        };
-        if serving.is_some_and(|plugin| plugin.digest() == own) {
-            return None;
-        }
-        let served = self.catalog.serve_ready(name, own, Outgoing::Succeeded)?;
-        let now = Version::of(&served.now);
-        Some(match served.before.as_deref() {
-            Some(before) => SwapEvent::swapped(name, Version::of(before), Some(now), WHY),
-            None => SwapEvent::loaded(name, now),
-        })
+        self.serve_own(name, "nothing is decided about it any more")
     }
 }
 

@@ -11,11 +11,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, PluginName, TraceId};
 use crate::plugin::catalog::KEPT_VERSIONS;
+use crate::store::Component;
 
 const MARK: &str = "rollback.json";
 const PASSED_OVER: &str = "passed_over.json";
@@ -51,11 +51,20 @@ impl KeptVersions {
     }
 
     /// Keeps a component, and of the others of that name these and the latest.
-    pub(super) fn keep(&self, name: &PluginName, digest: Digest, bytes: &[u8], others: &[Digest]) {
+    pub(super) fn keep(
+        &self,
+        name: &PluginName,
+        digest: Digest,
+        component: &Component,
+        others: &[Digest],
+    ) {
         let kept = || -> io::Result<()> {
             let path = self.path(name, digest);
             if !path.exists() {
-                put(&path, bytes)?;
+                put(&path, &component.bytes)?;
+            }
+            if let Some(signature) = &component.signature {
+                put(&signature_of(&path), signature.as_bytes())?;
             }
             self.prune(name, |found| {
                 found == path || self.is_any(name, others, found)
@@ -69,9 +78,13 @@ impl KeptVersions {
     }
 
     /// A component that was kept and is unharmed.
-    pub(super) fn component(&self, name: &PluginName, digest: Digest) -> Option<Bytes> {
-        let bytes = fs::read(self.path(name, digest)).ok()?;
-        (Digest::of(&bytes) == digest).then(|| bytes.into())
+    pub(super) fn component(&self, name: &PluginName, digest: Digest) -> Option<Component> {
+        let path = self.path(name, digest);
+        let bytes = fs::read(&path).ok()?;
+        (Digest::of(&bytes) == digest).then(|| Component {
+            bytes: bytes.into(),
+            signature: fs::read_to_string(signature_of(&path)).ok(),
+        })
     }
 
     pub(super) fn mark(&self, name: &PluginName, mark: &Mark) {
@@ -138,10 +151,17 @@ impl KeptVersions {
         others.sort();
         let (latest, too_many) = (KEPT_VERSIONS, others.len());
         for (_, path) in others.into_iter().take(too_many.saturating_sub(latest)) {
+            // Not every version has one.
+            let _ = fs::remove_file(signature_of(&path));
             fs::remove_file(path)?;
         }
         Ok(())
     }
+}
+
+/// Where minisign puts a file's signature.
+pub(super) fn signature_of(component: &Path) -> PathBuf {
+    component.with_extension("wasm.minisig")
 }
 
 /// Whole or not at all.
@@ -169,12 +189,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let kept = KeptVersions::below(directory.path());
         let name: PluginName = "mock".parse().unwrap();
+        let unsigned = |bytes: &[u8]| Component {
+            bytes: bytes.to_vec().into(),
+            signature: None,
+        };
         let versions = [&b"one"[..], b"two", b"three"];
         let digests = versions.map(Digest::of);
         for (n, bytes) in versions.iter().enumerate() {
-            kept.keep(&name, digests[n], bytes, &digests[..n]);
+            kept.keep(&name, digests[n], &unsigned(bytes), &digests[..n]);
         }
-        assert_eq!(kept.component(&name, digests[0]).unwrap(), versions[0]);
+        assert_eq!(
+            kept.component(&name, digests[0]),
+            Some(unsigned(versions[0]))
+        );
         fs::write(kept.path(&name, digests[1]), "twO").unwrap();
         assert_eq!(kept.component(&name, digests[1]), None);
 
@@ -185,7 +212,7 @@ mod tests {
         }
         for n in 0..KEPT_VERSIONS {
             let bytes = [b'v', u8::try_from(n).unwrap()];
-            kept.keep(&name, Digest::of(&bytes), &bytes, &digests[..1]);
+            kept.keep(&name, Digest::of(&bytes), &unsigned(&bytes), &digests[..1]);
         }
         assert!(!kept.path(&name, digests[1]).exists());
         assert!(kept.component(&name, digests[0]).is_some());
@@ -210,7 +237,11 @@ mod tests {
         fs::write(directory.path().join("plugins"), "a file").unwrap();
         let kept = KeptVersions::below(directory.path());
         let name: PluginName = "mock".parse().unwrap();
-        kept.keep(&name, Digest::of(b"x"), b"x", &[]);
+        let component = Component {
+            bytes: "x".into(),
+            signature: Some("s".to_owned()),
+        };
+        kept.keep(&name, Digest::of(b"x"), &component, &[]);
         assert_eq!(kept.component(&name, Digest::of(b"x")), None);
         assert_eq!(kept.marked(&name), None);
     }

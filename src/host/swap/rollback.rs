@@ -6,10 +6,11 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::kept::Mark;
-use super::{SwapEvent, Swapper, Version, plugins};
+use super::{SwapEvent, Swapper, Version};
 use crate::ids::{Digest, PluginName};
 use crate::plugin::catalog::{DigestPrefix, RollbackError, RolledBack};
-use crate::plugin::load::{Candidate, LoadCause, LoadError, Plugin, Settings, Source};
+use crate::plugin::load::{LoadCause, LoadError, Plugin, Source};
+use crate::store::Component;
 
 impl Swapper {
     /// Puts an earlier version of a plugin back into service, at once. It stays
@@ -69,23 +70,16 @@ impl Swapper {
             return None;
         }
         let place = self.kept.path(name, mark.to).display().to_string();
-        let Some(bytes) = self.kept.component(name, mark.to) else {
+        let Some(component) = self.kept.component(name, mark.to) else {
             self.catalog.resume_rollback(name, mark.from);
             let problem = "the version that was rolled back to is gone or damaged";
             let error = LoadError::new(place, LoadCause::Unreadable(problem.to_owned()));
             return Some(self.refuse(name, Some(mark.to), &error));
         };
-        let candidate = Candidate {
-            name: Some(name.clone()),
-            bytes,
-            source: Source::Directory,
-            place,
+        let loaded = match self.vouched(name, component, Source::Directory, &place) {
+            Ok(candidate) => self.load(candidate, ending).await?,
+            Err(error) => Err(error),
         };
-        let settings = Settings {
-            pin: Some(mark.to),
-            ..plugins::settings(&self.config, Some(name), Source::Directory)
-        };
-        let loaded = self.load(candidate, settings, ending).await?;
         let event = match loaded {
             Ok(plugin) => {
                 let plugin = Arc::new(plugin);
@@ -109,7 +103,13 @@ impl Swapper {
 
     /// Keeps a version that is about to serve or to wait, for what outlives the
     /// host.
-    pub(super) async fn keep(&self, name: &PluginName, digest: Digest, bytes: Bytes) {
+    pub(super) async fn keep(
+        &self,
+        name: &PluginName,
+        digest: Digest,
+        bytes: Bytes,
+        signature: Option<String>,
+    ) {
         let listed = self.catalog.list().into_iter();
         let mut listed = listed.filter(|listed| listed.name == *name);
         let mut others = Vec::new();
@@ -119,9 +119,10 @@ impl Swapper {
             others.extend(listed.serving.map(|serving| serving.digest));
             others.extend(self.decided_for(name));
         }
+        let component = Component { bytes, signature };
         let (kept, name) = (self.kept.clone(), name.clone());
         let keeping = tokio::task::spawn_blocking(move || {
-            kept.keep(&name, digest, &bytes, &others);
+            kept.keep(&name, digest, &component, &others);
         });
         if let Err(cause) = keeping.await {
             tracing::error!("a version could not be kept: {cause}");

@@ -7,6 +7,7 @@ use crate::ids::{Digest, PluginName};
 use crate::plugin::compile::CompileError;
 use crate::plugin::egress::InvalidGrant;
 use crate::plugin::engine::EngineError;
+use crate::plugin::signature::SignatureError;
 use crate::plugin::text;
 use crate::plugin::world::{Difference, FileKind};
 use crate::stage::Stage;
@@ -49,6 +50,10 @@ pub enum LoadCause {
     NotPinned { pin: Digest, found: Digest },
     #[error("{stage} runs only plugins whose digest the operator pinned")]
     Unpinned { stage: Stage, digest: Digest },
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    #[error("the bus holds other bytes under this digest: {found}")]
+    OtherBytes { found: Digest },
     #[error("it is no component: {0}")]
     NotComponent(NotComponent),
     #[error("the file is damaged at byte {offset}: {cause}")]
@@ -103,6 +108,9 @@ impl LoadCause {
             Self::Unreadable(_) => "P102",
             Self::NotPinned { .. } => "P103",
             Self::Unpinned { .. } => "P104",
+            Self::Signature(SignatureError::Missing) => "P105",
+            Self::Signature(_) => "P106",
+            Self::OtherBytes { .. } => "P107",
             Self::NotComponent(_) => "P110",
             Self::Damaged { .. } => "P111",
             Self::World(_) => "P120",
@@ -130,6 +138,10 @@ impl LoadCause {
             }
             Self::Unpinned { digest, .. } => {
                 return format!("if this version is meant to run, set `digest = \"{digest}\"`");
+            }
+            Self::Signature(error) => error.hint(),
+            Self::OtherBytes { .. } => {
+                "somebody changed the table `executor_published`: retract the version and publish a new one"
             }
             Self::NotComponent(what) => what.cure(),
             Self::Damaged { .. } => {

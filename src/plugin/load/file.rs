@@ -25,6 +25,7 @@ impl Candidate {
             bytes,
             source: Source::Directory,
             place,
+            signer: None,
         })
     }
 }

@@ -64,6 +64,16 @@ SELECT json_build_object(
       SELECT plugin, digest, cause, actor, reason, trace_id, changed_at FROM executor_serving
     ) AS serving
   ),
+  'published', (
+    SELECT coalesce(json_agg(published), '[]')
+    FROM (
+      SELECT digest, name, version, bytes, actor, reason, published_at
+      FROM executor_published
+      WHERE retracted_at IS NULL
+      ORDER BY published_at DESC, digest
+      LIMIT 200
+    ) AS published
+  ),
   'rollouts', (
     SELECT coalesce(json_agg(",
     rollout_json!(),

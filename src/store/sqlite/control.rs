@@ -75,6 +75,18 @@ SELECT json_object(
       'actor', actor, 'reason', reason, 'trace_id', trace_id, 'changed_at', changed_at))
     FROM executor_serving
   ),
+  'published', (
+    SELECT json_group_array(json_object('digest', digest, 'name', name, 'version', version,
+      'bytes', bytes, 'actor', actor, 'reason', reason,
+      'published_at', published_at))
+    FROM (
+      SELECT digest, name, version, bytes, actor, reason, published_at
+      FROM executor_published
+      WHERE retracted_at IS NULL
+      ORDER BY published_at DESC, digest
+      LIMIT 200
+    )
+  ),
   'rollouts', (
     SELECT json_group_array(",
     rollout_json!(),

@@ -12,13 +12,14 @@ use super::{SqliteStore, Step};
 use crate::store::{Migration, StoreError};
 
 /// The steps; the version of a file is how many of them it has seen.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     include_str!("schema/1_bus.sql"),
     include_str!("schema/2_turns.sql"),
     include_str!("schema/3_controls.sql"),
     include_str!("schema/4_pipelines.sql"),
     include_str!("schema/5_plugins.sql"),
     include_str!("schema/6_rollouts.sql"),
+    include_str!("schema/7_published.sql"),
 ];
 
 /// What this build knows.

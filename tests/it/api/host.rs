@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cogo_host::api::{
     Candidacy, DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginOperator,
-    PluginSource, PluginView, PreviousView, Profile, ReadinessCheck, RefusedFileView,
-    RollbackOrder, RollbackView, RolloutRefused, RouteDecided, RouteOperator, RouteRefused,
-    RouteView, ServingView, VersionView, Versions,
+    PluginSource, PluginView, PreviousView, Profile, PublishOrder, PublishRefused, PublishView,
+    ReadinessCheck, RefusedFileView, RollbackOrder, RollbackView, RolloutRefused, RouteDecided,
+    RouteOperator, RouteRefused, RouteView, ServingView, VersionView, Versions,
 };
 use cogo_host::artifacts::Artifacts as _;
 use cogo_host::artifacts::published::PublishedArtifacts;
@@ -265,6 +265,8 @@ impl HostFacts for Facts {
             kind,
             handles: self.handled(),
             profile: Profile::Minimal,
+            source: None,
+            signer: None,
         };
         vec![
             PluginView {
@@ -315,6 +317,26 @@ pub struct Operator(pub Mutex<Vec<RollbackOrder>>);
 
 #[async_trait]
 impl PluginOperator for Operator {
+    async fn publish(&self, order: PublishOrder) -> Result<PublishView, PublishRefused> {
+        let PluginVersion { name, version, .. } = plugin();
+        let digest = Digest::of(&order.bytes);
+        if order.bytes.as_ref() == b"other bytes" {
+            return Err(PublishRefused::Taken {
+                name,
+                version,
+                by: digest,
+            });
+        }
+        Ok(PublishView {
+            plugin: name,
+            version,
+            digest,
+            bytes: order.bytes.len() as u64,
+            changed: true,
+            trace_id: None,
+        })
+    }
+
     async fn roll_back(&self, order: RollbackOrder) -> Result<RollbackView, RollbackError> {
         self.0.lock().push(order.clone());
         let PluginVersion {

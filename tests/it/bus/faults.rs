@@ -8,20 +8,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cogo_host::attempt::Fence;
 use cogo_host::breaker::RealPath;
-use cogo_host::control::{ApprovalRow, Controls, Decided, Decision, Revoked, ServingOrder};
+use cogo_host::control::{
+    ApprovalRow, Controls, Decided, Decision, Published, PublishedRow, Retracted, Revoked,
+    ServingOrder,
+};
 use cogo_host::event::{Event, NewEvent};
 use cogo_host::finding::Finding;
 use cogo_host::gate::{Evidence, Scope};
-use cogo_host::ids::{HolderId, MessageId};
+use cogo_host::ids::{Digest, HolderId, MessageId};
 use cogo_host::pipeline::{NewRun, Run};
 use cogo_host::rollout::{RolloutRow, verdict};
 use cogo_host::route::{Route, RouteKey};
 use cogo_host::selection::{ApprovalId, RolloutId};
 use cogo_host::store::{
-    ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Depth, EventFilter, HostBeat,
-    HostRow, Latency, Migration, NewApproval, NewRollout, PathEvidence, Renewal, Rescued, Result,
-    Retention, RolloutMove, RunCancelled, RunFigures, RunMove, Settled, Settlement, Started,
-    StartedRollout, Store, StoreError, TaskFilter, Want,
+    ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Component, Depth, EventFilter,
+    HostBeat, HostRow, Latency, Migration, NewApproval, NewPublished, NewRollout, PathEvidence,
+    Renewal, Rescued, Result, Retention, RolloutMove, RunCancelled, RunFigures, RunMove, Settled,
+    Settlement, Started, StartedRollout, Store, StoreError, TaskFilter, Want,
 };
 use cogo_host::task::{Claim, Enqueued, NewTask, Next, TaskRow};
 use rand::rngs::StdRng;
@@ -392,6 +395,22 @@ impl Store for Faults {
 
     async fn set_serving(&self, order: &ServingOrder, decision: &Decision) -> Result<Decided> {
         self.inner.set_serving(order, decision).await
+    }
+
+    async fn publish(&self, version: &NewPublished<'_>) -> Result<Published> {
+        self.inner.publish(version).await
+    }
+
+    async fn retract(&self, digest: Digest, decision: &Decision) -> Result<Retracted> {
+        self.inner.retract(digest, decision).await
+    }
+
+    async fn published(&self, limit: u32) -> Result<Vec<PublishedRow>> {
+        self.inner.published(limit).await
+    }
+
+    async fn component(&self, digest: Digest) -> Result<Option<Component>> {
+        self.inner.component(digest).await
     }
 
     async fn leave(&self, holder: &HolderId) -> Result<()> {

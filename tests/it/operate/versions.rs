@@ -91,3 +91,88 @@ fn a_rollback_reaches_every_host_and_outlives_them() {
         serves(host, &third);
     }
 }
+
+fn file(host: &Member, name: &str, bytes: &[u8]) -> (String, String) {
+    let path = host.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    let digest = cogo_host::ids::Digest::of(bytes).to_string();
+    (path.display().to_string(), digest)
+}
+
+#[test]
+fn what_is_published_serves_on_every_host_and_outlives_them() {
+    let bus = Bus::shared();
+    let mut hosts = ["one", "two"].map(|name| member(name, &bus).started());
+    let bundled = mock(&hosts[0])["serving"]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let (path, digest) = file(&hosts[0], "new.wasm", &marked("published"));
+    let publish = [
+        "plugin",
+        "publish",
+        &path,
+        "--reason",
+        "it is faster",
+        "--json",
+    ];
+    let done = hosts[0].run(&publish).expect(0).data();
+    assert_eq!(
+        (&done["plugin"], &done["digest"]),
+        (&"mock".into(), &digest.clone().into())
+    );
+    for host in &hosts {
+        serves(host, &digest);
+        assert_eq!(mock(host)["source"]["type"], "published");
+    }
+    // Again it changes nothing, and other bytes of the same version are refused.
+    let again = hosts[1]
+        .run(&["plugin", "publish", &path, "--json"])
+        .expect(0);
+    assert_eq!(again.data()["changed"], false);
+    let (other, _) = file(&hosts[1], "other.wasm", &marked("other"));
+    let refused = hosts[1].run(&["plugin", "publish", &other]).expect(2);
+    assert!(
+        refused.stderr.contains("raise the version"),
+        "{}",
+        refused.stderr
+    );
+    // The directory is the local override.
+    let own = put(&hosts[1], &marked("own"));
+    serves(&hosts[1], &own);
+    serves(&hosts[0], &digest);
+
+    hosts[0].drain();
+    hosts[0].start();
+    assert_eq!(mock(&hosts[0])["serving"]["digest"], digest);
+    let retract = ["plugin", "retract", &digest];
+    let _ = hosts[0].run(&retract).expect(0);
+    serves(&hosts[0], &bundled);
+    serves(&hosts[1], &own);
+}
+
+#[test]
+fn in_staging_what_is_published_is_a_candidate_on_every_host() {
+    let bus = Bus::shared();
+    let hosts = ["one", "two"].map(|name| {
+        let member = member(name, &bus)
+            .with("COGO_STAGE", "staging")
+            .with("ENABLE_COGO_WORKER", "false")
+            .with("AGENT_SERVICE", "code");
+        member.started()
+    });
+    let (path, digest) = file(&hosts[0], "new.wasm", &marked("candidate"));
+    let _ = hosts[0].run(&["plugin", "publish", &path]).expect(0);
+    for host in &hosts {
+        until("the candidate is ready", &mut || {
+            let mock = mock(host);
+            assert_ne!(mock["serving"]["digest"], digest);
+            (mock["candidates"][0]["digest"] == digest).then_some(())
+        });
+    }
+    // Every host says so on the bus.
+    let lacking = format!("SELECT count(*) FROM executor_hosts WHERE NOT digests ? '{digest}'");
+    until("both hosts have told", &mut || {
+        (bus.numbers(&lacking) == [0]).then_some(())
+    });
+}

@@ -61,6 +61,7 @@ pub fn candidate(bytes: Vec<u8>) -> Candidate {
         bytes: Bytes::from(bytes),
         source: Source::Directory,
         place: "guest.wasm".to_owned(),
+        signer: None,
     }
 }
 

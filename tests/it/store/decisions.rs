@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use cogo_host::control::{
-    Controls, Decided, Decider, Decision, Revoked, ServingCause, ServingOrder,
+    Controls, Decided, Decider, Decision, Published, Retracted, Revoked, ServingCause, ServingOrder,
 };
 use cogo_host::event::Event;
 use cogo_host::ids::Digest;
 use cogo_host::selection::ApprovalId;
-use cogo_host::store::{EventFilter, NewApproval};
+use cogo_host::store::{EventFilter, NewApproval, NewPublished};
 use serde_json::json;
 
 use crate::support::bed::Bed;
@@ -18,6 +18,7 @@ conformance!(
     nothing_is_decided_at_first,
     a_flag_is_set_changed_and_left_alone_again,
     a_version_serves_until_another_is_decided,
+    what_is_published_stays_as_it_is,
     a_pause_lasts_until_it_is_taken_back,
     an_approval_is_in_force_until_it_is_over,
     an_approval_is_revoked_once,
@@ -167,6 +168,99 @@ async fn a_version_serves_until_another_is_decided(bed: &Bed) {
             (of(two), json!(null)),
         ]
     );
+}
+
+async fn what_is_published_stays_as_it_is(bed: &Bed) {
+    let store = &bed.store;
+    // Every byte there is, and a large one.
+    let bytes: Vec<u8> = (0..=255).cycle().take(3 << 20).collect();
+    let (name, who) = ("guest".parse().unwrap(), by("anna", "it is good"));
+    let publish = async |version: &str, bytes: &[u8], signature: Option<&str>| {
+        let new = NewPublished {
+            name: &name,
+            version,
+            digest: Digest::of(bytes),
+            bytes,
+            signature,
+            decision: &who,
+        };
+        store.publish(&new).await.unwrap()
+    };
+    let digest = Digest::of(&bytes);
+    assert!(matches!(
+        publish("1.0.0", &bytes, None).await,
+        Published::Now { .. }
+    ));
+    assert_eq!(publish("1.0.0", &bytes, None).await, Published::Already);
+    let taken = Published::Taken { by: digest };
+    assert_eq!(publish("1.0.0", b"other", None).await, taken);
+    assert!(matches!(
+        publish("1.0.1", b"other", None).await,
+        Published::Now { .. }
+    ));
+
+    let listed = controls(bed).await.published;
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[0].version, "1.0.1");
+    assert_eq!((listed[1].digest, listed[1].bytes), (digest, 3 << 20));
+    assert_eq!(listed[1].actor, "anna");
+    let component = store.component(digest).await.unwrap().unwrap();
+    assert!(component.bytes == bytes && component.signature.is_none());
+    assert_eq!(store.component(Digest::of(b"?")).await.unwrap(), None);
+
+    // A signature may come later, once.
+    assert!(matches!(
+        publish("1.0.0", &bytes, Some("s")).await,
+        Published::Now { .. }
+    ));
+    assert_eq!(
+        publish("1.0.0", &bytes, Some("s")).await,
+        Published::Already
+    );
+    let component = store.component(digest).await.unwrap().unwrap();
+    assert_eq!(component.signature.as_deref(), Some("s"));
+
+    let retract = async |digest| store.retract(digest, &who).await.unwrap();
+    let serves = ServingOrder {
+        plugin: name.clone(),
+        to: Some((digest, ServingCause::Promotion)),
+        facts: serde_json::Map::new(),
+    };
+    store.set_serving(&serves, &who).await.unwrap();
+    assert_eq!(retract(digest).await, Retracted::Serves);
+    store
+        .set_serving(&ServingOrder { to: None, ..serves }, &who)
+        .await
+        .unwrap();
+    assert!(matches!(retract(digest).await, Retracted::Now { .. }));
+    assert_eq!(retract(digest).await, Retracted::Already);
+    assert_eq!(retract(Digest::of(b"?")).await, Retracted::Unknown);
+    assert_eq!(controls(bed).await.published.len(), 1);
+    let all = store.published(10).await.unwrap();
+    assert_eq!(all.len(), 2);
+    assert_eq!(
+        all.iter().filter(|row| row.retracted_by.is_some()).count(),
+        1
+    );
+    // It never was anything else, and comes back as it was.
+    assert_eq!(publish("1.0.0", b"third", None).await, taken);
+    assert!(matches!(
+        publish("1.0.0", &bytes, None).await,
+        Published::Now { .. }
+    ));
+    assert_eq!(controls(bed).await.published.len(), 2);
+
+    for (event_type, n) in [("plugin_published", 4), ("plugin_retracted", 1)] {
+        let filter = EventFilter {
+            event_type: Some(event_type.to_owned()),
+            limit: 100,
+            ..EventFilter::default()
+        };
+        let events = store.events(&filter).await.unwrap();
+        assert_eq!(events.len(), n, "{event_type}");
+        assert_eq!(events[0].reason.as_deref(), Some("it is good"));
+        assert_eq!(events[0].payload["actor"], "anna");
+    }
 }
 
 async fn a_pause_lasts_until_it_is_taken_back(bed: &Bed) {

@@ -18,6 +18,7 @@ async fn bundled(n: u32) -> Arc<Plugin> {
         bytes: version(n).component().into(),
         source: Source::Bundled,
         place: "bundled guest".to_owned(),
+        signer: None,
     };
     let loaded = loader().load(candidate, &Settings::default()).await;
     Arc::new(loaded.unwrap())

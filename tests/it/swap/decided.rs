@@ -39,7 +39,9 @@ fn recorded(events: Vec<SwapEvent>) -> Vec<NewEvent> {
 /// As a host does it: first what is ready, then the rest.
 async fn follow(here: &Following, decisions: &Decisions) -> Vec<NewEvent> {
     let mut events = here.swapper.follow_decided(decisions);
-    events.extend(here.swapper.fetch_decided(&CancellationToken::new()).await);
+    let never = CancellationToken::new();
+    let fetched = here.swapper.fetch_decided(None, &never);
+    events.extend(fetched.await.events);
     recorded(events)
 }
 

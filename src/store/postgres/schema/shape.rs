@@ -8,13 +8,13 @@ mod controls;
 mod pipelines;
 
 use self::controls::{
-    EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES, EXECUTOR_ROLLOUTS,
-    EXECUTOR_SERVING,
+    EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES, EXECUTOR_PUBLISHED,
+    EXECUTOR_ROLLOUTS, EXECUTOR_SERVING,
 };
 use self::pipelines::EXECUTOR_PIPELINES;
 
 /// What this build knows.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 
 /// A table that the host needs.
 pub(super) struct Table {
@@ -61,6 +61,7 @@ const INTEGER: &[&str] = &["integer", "bigint", "smallint"];
 const BIGINT: &[&str] = &["bigint"];
 const INSTANT: &[&str] = &["timestamp with time zone"];
 const JSON: &[&str] = &["jsonb"];
+const BYTES: &[&str] = &["bytea"];
 const BOOLEAN: &[&str] = &["boolean"];
 
 const fn add(name: &'static str, kinds: &'static [&'static str], rest: &'static str) -> Column {
@@ -389,7 +390,7 @@ const COGO_HOST_SCHEMA: Table = Table {
     indexes: &[],
 };
 
-pub(super) const TABLES: [&Table; 14] = [
+pub(super) const TABLES: [&Table; 15] = [
     &AGENT_MESSAGES,
     &BUS_EVENTS,
     &EXECUTOR_ATTEMPTS,
@@ -403,6 +404,7 @@ pub(super) const TABLES: [&Table; 14] = [
     &EXECUTOR_PIPELINES,
     &EXECUTOR_SERVING,
     &EXECUTOR_ROLLOUTS,
+    &EXECUTOR_PUBLISHED,
     &COGO_HOST_SCHEMA,
 ];
 

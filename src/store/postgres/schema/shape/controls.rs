@@ -1,6 +1,8 @@
 //! The tables of what was decided while hosts run, about routes and plugins.
 
-use super::{BIGINT, BOOLEAN, INSTANT, INTEGER, JSON, TEXT, Table, add, index, need, unique};
+use super::{
+    BIGINT, BOOLEAN, BYTES, INSTANT, INTEGER, JSON, TEXT, Table, add, index, need, unique,
+};
 
 /// The flags of routes, where they were set on the bus.
 pub(super) const EXECUTOR_FLAGS: Table = Table {
@@ -154,4 +156,30 @@ pub(super) const EXECUTOR_ROLLOUTS: Table = Table {
         ),
         index("executor_rollouts_started", "(started_at)"),
     ],
+};
+
+/// The plugin versions that every host is to have. What is here never changes
+/// but for a retraction.
+pub(super) const EXECUTOR_PUBLISHED: Table = Table {
+    name: "executor_published",
+    columns: &[
+        need("digest", TEXT, "NOT NULL PRIMARY KEY"),
+        need("name", TEXT, "NOT NULL"),
+        need("version", TEXT, "NOT NULL"),
+        need("bytes", BIGINT, "NOT NULL"),
+        add("signature", TEXT, ""),
+        need("actor", TEXT, "NOT NULL"),
+        add("reason", TEXT, ""),
+        add("published_at", INSTANT, "NOT NULL DEFAULT now()"),
+        add("retracted_at", INSTANT, ""),
+        add("retracted_by", TEXT, ""),
+        need("component", BYTES, "NOT NULL"),
+    ],
+    constraints: "UNIQUE (name, version)",
+    storage: "",
+    unlogged: false,
+    indexes: &[index(
+        "executor_published_latest",
+        "(published_at) WHERE retracted_at IS NULL",
+    )],
 };
