@@ -143,9 +143,15 @@ pub(super) const ENTRIES: &[Entry] = &[
     ),
     entry(
         "version_serves",
-        "that version serves already",
-        "nothing would change",
-        "nothing to do",
+        "that version serves",
+        "it was to be rolled back to, which changes nothing, or to be retracted",
+        "before it is retracted, roll the plugin back or promote another version",
+    ),
+    entry(
+        "version_taken",
+        "other bytes were published under this name and version",
+        "the plugin was built again without another version",
+        "raise the version in the plugin, build and publish it",
     ),
     entry(
         "digest_invalid",

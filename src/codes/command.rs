@@ -322,6 +322,12 @@ pub(super) const ENTRIES: &[Entry] = &[
         "name the one that is meant",
     ),
     entry(
+        "signature_unreadable",
+        "the signature's file cannot be read",
+        "it does not exist, or this user must not read it",
+        "check the path that --signature names",
+    ),
+    entry(
         "not_everywhere",
         "only the host that was asked went back",
         "the database did not take the decision, so other hosts do not know it",

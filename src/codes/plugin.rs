@@ -30,8 +30,26 @@ pub(super) const ENTRIES: &[Entry] = &[
     entry(
         "P104",
         "the component is not pinned, and this stage wants it to be",
-        "staging and production run only digests that the operator wrote down",
-        "set `digest` in `[plugin.NAME]` to the digest that the message shows",
+        "production runs only digests that the operator wrote down",
+        "set `digest` in `[plugin.NAME]` to the digest that the message shows; what a trusted key signed becomes a candidate",
+    ),
+    entry(
+        "P105",
+        "the component is not signed, and this stage wants every plugin signed",
+        "`signed_stages` names this stage, and there is no NAME.wasm.minisig beside the file",
+        "sign it with `minisign -Sm NAME.wasm`, or publish it with --signature",
+    ),
+    entry(
+        "P106",
+        "the component's signature does not count",
+        "it is of other bytes, of a key that `trusted_keys` does not name, or damaged",
+        "the message says which; copy both files again, or sign what is meant to run",
+    ),
+    entry(
+        "P107",
+        "the bus holds other bytes than were published",
+        "somebody changed the table `executor_published` by hand",
+        "retract the version and publish a new one",
     ),
     entry(
         "P110",
@@ -127,7 +145,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         "P161",
         "an operator decided for a version that this host does not have",
         "the decision is on the bus, the version's file is on other hosts only",
-        "put that version's file into COGO_PLUGINS_DIR of this host",
+        "publish that version with `cogo-host plugin publish FILE`, or put its file into COGO_PLUGINS_DIR of this host",
     ),
     entry(
         "P190",
