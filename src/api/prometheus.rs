@@ -95,6 +95,23 @@ fn render(shared: &Shared, depth: Option<&Depth>) -> String {
         }
     }
     page.family(
+        "cogo_rollout_share_percent",
+        "gauge",
+        "How many of a hundred tasks get the candidate of a rollout that is under way.",
+    );
+    for route in facts.routes() {
+        if let Some(row) = route.decided.rollout {
+            let name = route.route.to_string();
+            let labels = [
+                ("route", name.as_str()),
+                ("plugin", row.plugin.as_str()),
+                ("state", row.state.name()),
+            ];
+            let share = row.share().map_or(0, |share| u64::from(share.percent()));
+            page.sample("cogo_rollout_share_percent", &labels, share);
+        }
+    }
+    page.family(
         "cogo_plugin_load_failed",
         "gauge",
         "Whether the latest version found of a plugin could not be loaded.",

@@ -200,10 +200,15 @@ fn decided(payload: &serde_json::Value) -> String {
     let Some(actor) = payload.get("actor").and_then(|actor| actor.as_str()) else {
         return String::new();
     };
-    let to = match payload.get("to").and_then(serde_json::Value::as_bool) {
-        Some(true) => " to on",
-        Some(false) => " to off",
-        None => "",
+    let share = payload.get("share").and_then(serde_json::Value::as_u64);
+    let to = match (
+        payload.get("to").and_then(serde_json::Value::as_bool),
+        share,
+    ) {
+        (Some(true), _) => " to on".to_owned(),
+        (Some(false), _) => " to off".to_owned(),
+        (None, Some(share)) => format!(" at {share} %"),
+        (None, None) => String::new(),
     };
     format!("{to} by {actor}")
 }

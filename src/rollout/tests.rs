@@ -347,6 +347,12 @@ fn no_data_never_decides() {
     }
     assert_eq!(verdict_of(tally(0, 1_000), none), Verdict::Inconclusive);
     assert_eq!(
+        verdict::said(&at(none, tally(0, 1_000), 25)),
+        "needs 20 more samples (failure_rate, wait_p90, decision_quality); \
+         needs 20 more first attempts on the candidate (failures_against_stable); \
+         needs 20 more runs that end well (slow_against_stable)"
+    );
+    assert_eq!(
         verdict_of(tally(19, 19), tally(0, 1_000)),
         Verdict::Inconclusive
     );

@@ -268,11 +268,30 @@ pub fn said(report: &GateReport) -> String {
         .checks
         .iter()
         .filter(|check| check.verdict == report.verdict);
-    let lines: Vec<String> = telling.map(line).collect();
+    let lines: Vec<String> = match report.verdict {
+        Verdict::Inconclusive => missing(telling),
+        Verdict::Pass | Verdict::Fail => telling.map(line).collect(),
+    };
     match lines.is_empty() {
         true => report.verdict.to_string(),
         false => lines.join("; "),
     }
+}
+
+/// What is missing, and for which checks: most of them lack the same.
+fn missing<'c>(checks: impl Iterator<Item = &'c Check>) -> Vec<String> {
+    let mut lacks: Vec<(&str, Vec<&str>)> = Vec::new();
+    for check in checks {
+        let note = check.note.as_deref().unwrap_or("inconclusive");
+        match lacks.iter_mut().find(|(known, _)| *known == note) {
+            Some((_, names)) => names.push(check.name),
+            None => lacks.push((note, vec![check.name])),
+        }
+    }
+    let lines = lacks.into_iter();
+    lines
+        .map(|(note, names)| format!("{note} ({})", names.join(", ")))
+        .collect()
 }
 
 fn line(check: &Check) -> String {

@@ -52,7 +52,7 @@ pub fn tree(view: &RolloutView) -> String {
             format_args!("├─ {sign} {:>5}{lasted}", share.to_string()),
         );
         if here {
-            if let State::Held { why, .. } | State::RolledBack { why, .. } = &row.state {
+            if let State::RolledBack { why, .. } = &row.state {
                 line(&mut text, format_args!("│      {why}"));
             }
             for check in view.gate.iter().flat_map(checks) {

@@ -324,6 +324,9 @@ fn an_operator_starts_steers_and_ends_a_rollout() {
     let routes = host.get("/api/routes");
     let decided = &routes["routes"].as_array().unwrap()[0]["decided"];
     assert_eq!(decided["rollout"]["id"], id, "{routes}");
+    let told = host.run(&["trace", row["trace_id"].as_str().unwrap()]);
+    let told = told.expect(0).stdout;
+    assert!(told.contains("rollout_step at 2 %"), "{told}");
     assert_eq!(act("abort")["state"], "aborted");
     let _ = host.run(&["rollout", "status", id]).expect(1);
     let listed = host.run(&["rollout", "list"]).expect(0).stdout;
