@@ -248,8 +248,7 @@ async fn rest(shared: &Shared, served: &[ServedRoute], places: &Places, in_vain:
     };
     let pause = match bounded(PATIENCE, shared.store.next_due(&asked)).await {
         Ok(None) if shared.settings.until_idle && nothing_runs => {
-            // An expired lease is work, too, if nobody took it back yet.
-            if matches!(maintenance::rescue(shared).await, Ok(false)) {
+            if is_idle(shared).await {
                 return true;
             }
             poll
@@ -265,6 +264,16 @@ async fn rest(shared: &Shared, served: &[ServedRoute], places: &Places, in_vain:
     };
     tokio::time::sleep(pause).await;
     false
+}
+
+/// Whether no row is about to wait although none does: an expired lease is work,
+/// too, if nobody took it back yet, and so is a pipeline between its stages.
+async fn is_idle(shared: &Shared) -> bool {
+    if !matches!(maintenance::rescue(shared).await, Ok(false)) {
+        return false;
+    }
+    let runs = bounded(PATIENCE, shared.store.due_runs(1)).await;
+    runs.is_ok_and(|runs| runs.is_empty())
 }
 
 fn roomy(places: &Places) -> Vec<Want> {

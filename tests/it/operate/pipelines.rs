@@ -60,6 +60,18 @@ fn trace(run: &Value) -> &str {
 }
 
 #[test]
+fn a_host_that_ends_when_idle_ends_no_run_between_its_stages() {
+    let here = Installation::new();
+    let start = ["pipeline", "start", "--task-id", "t-1", "--spec", "note it"];
+    let started = here.run(&[&start[..], &["--repo", ".", "--json"]].concat());
+    let _ = started.expect(0);
+    let _ = here.run(&["run", "--until-idle"]).expect(0);
+    let run = here.run(&["pipeline", "status", "--json", "t-1"]).data();
+    assert_eq!(run["state"], json!("done"), "{run:#}");
+    assert_eq!(tasks(&here, trace(&run)).len(), 2);
+}
+
+#[test]
 fn each_stage_goes_by_its_own_flag_and_the_same_order_is_the_same_run() {
     let root = Installation::new();
     let project = project(root.path(), "pass");
