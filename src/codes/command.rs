@@ -333,4 +333,10 @@ pub(super) const ENTRIES: &[Entry] = &[
         "the database did not take the decision, so other hosts do not know it",
         "run the command again once the database answers",
     ),
+    entry(
+        "artifacts_invalid",
+        "the place for artifacts cannot be used",
+        "its settings are incomplete, or name no bucket or directory",
+        "correct the setting that the message names",
+    ),
 ];
