@@ -339,4 +339,28 @@ pub(super) const ENTRIES: &[Entry] = &[
         "its settings are incomplete, or name no bucket or directory",
         "correct the setting that the message names",
     ),
+    entry(
+        "not_a_plugin",
+        "the directory holds no plugin's sources",
+        "it has no manifest of a kind that `plugin build` knows",
+        "`cogo-host plugin new NAME` writes one to start from",
+    ),
+    entry(
+        "toolchain_missing",
+        "the toolchain that the plugin needs is not installed",
+        "the compiler, its target or a package is missing",
+        "install what the message names",
+    ),
+    entry(
+        "not_served",
+        "the running host did not take the plugin over",
+        "it refused the component, or looks at another directory",
+        "`cogo-host plugin list` says why",
+    ),
+    entry(
+        "new_refused",
+        "the new plugin cannot be written there",
+        "the directory exists already, or its name is no plugin's",
+        "choose another name or place",
+    ),
 ];
