@@ -351,16 +351,4 @@ pub(super) const ENTRIES: &[Entry] = &[
         "the compiler, its target or a package is missing",
         "install what the message names",
     ),
-    entry(
-        "not_served",
-        "the running host did not take the plugin over",
-        "it refused the component, or looks at another directory",
-        "`cogo-host plugin list` says why",
-    ),
-    entry(
-        "new_refused",
-        "the new plugin cannot be written there",
-        "the directory exists already, or its name is no plugin's",
-        "choose another name or place",
-    ),
 ];
