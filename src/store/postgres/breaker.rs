@@ -5,6 +5,7 @@ use super::enqueue::insert_events;
 use super::row::{micros, to_json};
 use super::{PgCells, PostgresStore, Step};
 use crate::breaker::{ANSWERS, MIN_RESULTS, RealPath, STREAK, STREAK_WINDOW, UNREACHABLE, WINDOW};
+use crate::ids::smoke_prefix;
 use crate::store::control as rows;
 use crate::store::{BreakerMove, PathEvidence};
 
@@ -28,7 +29,8 @@ macro_rules! counts {
 /// little else; where there are none, it ends there. `nth` and `other` are from
 /// when on there were enough of them in a row, of more than one task: what came
 /// since then must not hold anything else. Answers are looked for only where the
-/// failures alone would be enough.
+/// failures alone would be enough. What fails on purpose, in smoke tests, does not
+/// count.
 const SELECT: &str = concat!(
     "
 WITH failure AS MATERIALIZED (
@@ -43,6 +45,9 @@ WITH failure AS MATERIALIZED (
     AND a.outcome IN ('retry', 'failed')
     AND a.code <> ALL ($1::text[])
     AND coalesce(b.state, 'closed') = 'closed'
+    AND coalesce(NOT starts_with(m.trace_id, '",
+    smoke_prefix!(),
+    "'), TRUE)
     AND ",
     counts!("a", "b"),
     "

@@ -7,17 +7,44 @@ use super::connection::Turn;
 use super::row::micros;
 use super::{PgCells, PostgresStore, Step};
 use crate::gate::{Evidence, Scope};
+use crate::ids::smoke_prefix;
 use crate::store::{Latency, rows};
 use crate::task::CANCELLED;
 
-/// The tasks of a scope: by trace, or by when they ended.
+/// The tasks of a scope: by trace, or by when they ended. What a smoke test
+/// does on purpose speaks of its own trace and of nothing else.
 macro_rules! in_scope {
     (trace) => {
         "m.trace_id = $1"
     };
     (window) => {
-        "coalesce(m.done_at, m.last_error_at, m.created_at)
-      >= now() - $1 * interval '1 microsecond'"
+        concat!(
+            "coalesce(m.done_at, m.last_error_at, m.created_at)
+      >= now() - $1 * interval '1 microsecond'
+    AND coalesce(NOT starts_with(m.trace_id, '",
+            smoke_prefix!(),
+            "'), TRUE)"
+        )
+    };
+}
+
+/// Attempts of anything but smoke tests, which are few and found by an index:
+/// after the prefix, nothing sorts behind a `z`.
+macro_rules! no_smoke {
+    () => {
+        concat!(
+            "a.message_id NOT IN (
+    SELECT id FROM agent_messages
+    WHERE trace_id >= '",
+            smoke_prefix!(),
+            "' AND trace_id < '",
+            smoke_prefix!(),
+            "z'
+      AND starts_with(trace_id, '",
+            smoke_prefix!(),
+            "')
+  )"
+        )
     };
 }
 
@@ -72,15 +99,20 @@ SELECT count(*) AS n
 FROM bus_events
 WHERE trace_id = $1 AND event_type = 'buildtest_done'";
 
-const BUILDTESTS_WINDOW: &str = "
+const BUILDTESTS_WINDOW: &str = concat!(
+    "
 SELECT count(*) AS n
 FROM bus_events
 WHERE created_at >= now() - $1 * interval '1 microsecond'
-  AND event_type = 'buildtest_done'";
+  AND event_type = 'buildtest_done'
+  AND coalesce(NOT starts_with(trace_id, '",
+    smoke_prefix!(),
+    "'), TRUE)"
+);
 
 /// Percentiles by nearest rank, which is what `percentile_disc` takes.
 macro_rules! select_waits {
-    ($from:literal) => {
+    ($from:expr) => {
         concat!(
             "
 SELECT count(*) AS n,
@@ -98,18 +130,22 @@ JOIN executor_attempts AS a ON a.message_id = m.id
 WHERE m.trace_id = $1"
 );
 
-const WAITS_WINDOW: &str = select_waits!(
+const WAITS_WINDOW: &str = select_waits!(concat!(
     "FROM executor_attempts AS a
-WHERE a.ended_at >= now() - $1 * interval '1 microsecond'"
-);
+WHERE a.ended_at >= now() - $1 * interval '1 microsecond'
+  AND ",
+    no_smoke!()
+));
 
-const WAITS_ROUTE: &str = select_waits!(
+const WAITS_ROUTE: &str = select_waits!(concat!(
     "FROM executor_attempts AS a
 JOIN agent_messages AS m ON m.id = a.message_id
 WHERE a.ended_at >= now() - $1 * interval '1 microsecond'
   AND ($2::text IS NULL OR m.service = $2)
-  AND ($3::text IS NULL OR m.role = $3)"
-);
+  AND ($3::text IS NULL OR m.role = $3)
+  AND ",
+    no_smoke!()
+));
 
 /// What a scope is asked with.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@ use super::control::{Deciding, lock, promote, text};
 use super::enqueue::insert_events;
 use super::row::{int, micros, ms_since, to_json};
 use super::{PgCells, PostgresStore, Step};
-use crate::ids::TraceId;
+use crate::ids::{TraceId, smoke_prefix};
 use crate::millis::millis;
 use crate::rollout::events::{self, Grounds};
 use crate::rollout::verdict::Evidence;
@@ -104,10 +104,11 @@ SET rollout_side = fixed.side
 FROM json_to_recordset($1::json) AS fixed (id uuid, side text)
 WHERE m.id = fixed.id";
 
-/// What counts is said by `rollout::verdict`. Each side is read from an index
-/// that holds nothing but attempts of rollouts. `ran` is the side that an attempt
-/// ran on, `drawn` the one that its task has.
-const EVIDENCE: &str = "
+/// What counts is said by `rollout::verdict`; smoke tests do not. Each side is
+/// read from an index that holds nothing but attempts of rollouts. `ran` is the
+/// side that an attempt ran on, `drawn` the one that its task has.
+const EVIDENCE: &str = concat!(
+    "
 WITH bounds AS (
   SELECT greatest(step_began_at, now() - $7 * interval '1 microsecond') AS since,
     greatest(CASE WHEN $4 THEN began_at ELSE step_began_at END,
@@ -137,6 +138,9 @@ attempt AS MATERIALIZED (
       ) AS held
   FROM found AS a
   JOIN agent_messages AS m ON m.id = a.message_id
+  WHERE coalesce(NOT starts_with(m.trace_id, '",
+    smoke_prefix!(),
+    "'), TRUE)
 ),
 slow AS (
   SELECT percentile_disc(0.9) WITHIN GROUP (ORDER BY run_ms) AS p90
@@ -163,7 +167,8 @@ SELECT side.name AS side,
 FROM (VALUES ('candidate', $2, TRUE), ('stable', $3, FALSE)) AS side (name, key, present)
 CROSS JOIN slow
 LEFT JOIN attempt AS a ON TRUE
-GROUP BY side.name";
+GROUP BY side.name"
+);
 
 pub(super) async fn start(store: &PostgresStore, new: &NewRollout) -> Step<StartedRollout> {
     let lock = lock!("executor_rollouts");

@@ -7,6 +7,7 @@ use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step, modifier, modifier_back};
 use crate::breaker::{ANSWERS, MIN_RESULTS, RealPath, STREAK, STREAK_WINDOW, UNREACHABLE, WINDOW};
+use crate::ids::smoke_prefix;
 use crate::store::control as rows;
 use crate::store::{BreakerMove, PathEvidence};
 
@@ -37,7 +38,8 @@ macro_rules! answers {
 /// little else; where there are none, it ends there. `nth` and `other` are from
 /// when on there were enough of them in a row, of more than one task: what came
 /// since then must not hold anything else. Answers are looked for only where the
-/// failures alone would be enough.
+/// failures alone would be enough. What fails on purpose, in smoke tests, does not
+/// count.
 const SELECT: &str = concat!(
     "
 WITH failure AS MATERIALIZED (
@@ -52,6 +54,9 @@ WITH failure AS MATERIALIZED (
     AND a.outcome IN ('retry', 'failed')
     AND a.code NOT IN (SELECT value FROM json_each(?1))
     AND coalesce(b.state, 'closed') = 'closed'
+    AND coalesce(m.trace_id NOT GLOB '",
+    smoke_prefix!(),
+    "*', TRUE)
     AND ",
     counts!("a", "b"),
     "

@@ -8,17 +8,37 @@ use sqlx::sqlite::SqliteConnection;
 use super::row::Cells;
 use super::{SqliteStore, Step, modifier_back};
 use crate::gate::{Evidence, Scope};
+use crate::ids::smoke_prefix;
 use crate::store::{Latency, rows};
 
-/// The tasks of a scope: by trace, or by when they ended.
+/// The tasks of a scope: by trace, or by when they ended. What a smoke test
+/// does on purpose speaks of its own trace and of nothing else.
 macro_rules! in_scope {
     (trace) => {
         "m.trace_id = ?1"
     };
     (window) => {
-        "m.status IN ('done', 'failed')
+        concat!(
+            "m.status IN ('done', 'failed')
     AND coalesce(m.done_at, m.last_error_at, m.created_at)
-      >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)"
+      >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)
+    AND coalesce(m.trace_id NOT GLOB '",
+            smoke_prefix!(),
+            "*', TRUE)"
+        )
+    };
+}
+
+/// Attempts of anything but smoke tests, which are few and found by an index.
+macro_rules! no_smoke {
+    () => {
+        concat!(
+            "a.message_id NOT IN (
+      SELECT id FROM agent_messages WHERE trace_id GLOB '",
+            smoke_prefix!(),
+            "*'
+    )"
+        )
     };
 }
 
@@ -67,11 +87,16 @@ SELECT count(*) AS n
 FROM bus_events
 WHERE trace_id = ?1 AND event_type = 'buildtest_done'";
 
-const BUILDTESTS_WINDOW: &str = "
+const BUILDTESTS_WINDOW: &str = concat!(
+    "
 SELECT count(*) AS n
 FROM bus_events
 WHERE created_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)
-  AND event_type = 'buildtest_done'";
+  AND event_type = 'buildtest_done'
+  AND coalesce(trace_id NOT GLOB '",
+    smoke_prefix!(),
+    "*', TRUE)"
+);
 
 /// Percentiles by nearest rank: of n sorted values, number ⌈n·p⌉.
 macro_rules! select_waits {
@@ -98,18 +123,22 @@ const WAITS_TRACE: &str = select_waits!(
   WHERE m.trace_id = ?1"
 );
 
-const WAITS_WINDOW: &str = select_waits!(
+const WAITS_WINDOW: &str = select_waits!(concat!(
     "  FROM executor_attempts AS a
-  WHERE a.ended_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)"
-);
+  WHERE a.ended_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)
+    AND ",
+    no_smoke!()
+));
 
-const WAITS_ROUTE: &str = select_waits!(
+const WAITS_ROUTE: &str = select_waits!(concat!(
     "  FROM executor_attempts AS a
   JOIN agent_messages AS m ON m.id = a.message_id
   WHERE a.ended_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)
     AND (?2 IS NULL OR m.service = ?2)
-    AND (?3 IS NULL OR m.role = ?3)"
-);
+    AND (?3 IS NULL OR m.role = ?3)
+    AND ",
+    no_smoke!()
+));
 
 /// The statements of one scope and what they are asked with.
 struct Statements {

@@ -7,7 +7,7 @@ use super::control::{Deciding, promote, text};
 use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step, execute_batch, int, modifier_back};
-use crate::ids::TraceId;
+use crate::ids::{TraceId, smoke_prefix};
 use crate::millis::millis;
 use crate::rollout::events::{self, Grounds};
 use crate::rollout::verdict::Evidence;
@@ -103,10 +103,11 @@ SET rollout_side = fixed.value ->> 'side'
 FROM jsonb_each(?1) AS fixed
 WHERE m.id = fixed.value ->> 'id'";
 
-/// What counts is said by `rollout::verdict`. Each side is read from an index
-/// that holds nothing but attempts of rollouts. `ran` is the side that an attempt
-/// ran on, `drawn` the one that its task has.
-const EVIDENCE: &str = "
+/// What counts is said by `rollout::verdict`; smoke tests do not. Each side is
+/// read from an index that holds nothing but attempts of rollouts. `ran` is the
+/// side that an attempt ran on, `drawn` the one that its task has.
+const EVIDENCE: &str = concat!(
+    "
 WITH bounds AS (
   SELECT max(step_began_at, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?7)) AS since,
     max(iif(?4, began_at, step_began_at), strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?7))
@@ -139,6 +140,9 @@ attempt AS MATERIALIZED (
       ) AS held
   FROM found AS a
   CROSS JOIN agent_messages AS m ON m.id = a.message_id
+  WHERE coalesce(m.trace_id NOT GLOB '",
+    smoke_prefix!(),
+    "*', TRUE)
 ),
 -- Of stable, what ended before the step counts where it was asked for.
 side (name, key, present) AS (VALUES ('candidate', ?2, TRUE), ('stable', ?3, FALSE)),
@@ -179,7 +183,8 @@ SELECT side.name AS side,
   (SELECT p90 FROM run WHERE ran = side.key) AS run_p90_ms
 FROM side
 LEFT JOIN attempt AS a ON TRUE
-GROUP BY side.name";
+GROUP BY side.name"
+);
 
 pub(super) async fn start(store: &SqliteStore, new: &NewRollout) -> Step<StartedRollout> {
     let mut deciding = Deciding::begin(store, &new.by).await?;

@@ -18,6 +18,7 @@ conformance!(
     a_bus_without_failures_has_no_evidence,
     failures_and_answers_of_the_real_path_are_counted,
     what_says_nothing_of_the_worker_does_not_count,
+    what_fails_on_purpose_does_not_count,
     failed_connections_in_a_row_are_counted_from_two_tasks_on,
     an_answer_in_between_breaks_the_row,
     what_began_before_the_breaker_closed_is_history,
@@ -82,6 +83,19 @@ async fn one(bed: &Bed, next: Next) -> MessageId {
     task.priority = 9;
     bed.store.enqueue(&[task]).await.unwrap();
     end(bed, next, |_| {}).await
+}
+
+async fn what_fails_on_purpose_does_not_count(bed: &Bed) {
+    for _ in 0..30 {
+        let mut task = hand::task(BUILD_TEST);
+        task.trace_id = cogo_host::ids::TraceId::generate_smoke();
+        task.priority = 9;
+        bed.store.enqueue(&[task]).await.unwrap();
+        end(bed, hand::failed("worker_unreachable"), |_| {}).await;
+    }
+    assert_eq!(evidence(bed).await, None);
+    one(bed, unreachable()).await;
+    assert_eq!(evidence(bed).await.map(|met| met.failures), Some(1));
 }
 
 async fn evidence(bed: &Bed) -> Option<Evidence> {

@@ -23,6 +23,7 @@ conformance!(
     depth_counts_each_status_and_the_oldest_due,
     evidence_of_a_trace_groups_what_ended_alike,
     evidence_of_a_window_is_what_ended_in_it,
+    smoke_tests_speak_of_their_own_trace_alone,
     evidence_tells_when_a_choice_did_not_hold,
     hosts_show_themselves_until_they_leave,
 );
@@ -291,6 +292,36 @@ async fn evidence_of_a_window_is_what_ended_in_it(bed: &Bed) {
     let all = evidence(90).await.unwrap();
     assert_eq!((all.waits, all.buildtest_done), (2, 2));
     assert_eq!(all.ended.iter().map(|e| e.tasks).sum::<u64>(), 2);
+}
+
+async fn smoke_tests_speak_of_their_own_trace_alone(bed: &Bed) {
+    let smoke = TraceId::generate_smoke();
+    let mut tasks = tasks(BUILD_TEST, 4);
+    for task in &mut tasks[1..] {
+        task.trace_id = smoke.clone();
+    }
+    bed.store.enqueue(&tasks).await.unwrap();
+    let hand = Hand::new();
+    let claims = hand.claim(&*bed.store, BUILD_TEST, 9).await;
+    assert_eq!(claims.len(), 4);
+    for claim in &claims {
+        let next = match claim.id == tasks[3].id {
+            true => failed("worker_error"),
+            false => done(),
+        };
+        hand.end(&*bed.store, claim, next).await;
+    }
+    let count = |all: &[Ended]| all.iter().map(|e| e.tasks).sum::<u64>();
+    let hour = Scope::Window { minutes: 60 };
+    let window = bed.store.evidence(&hour).await.unwrap();
+    assert_eq!((window.waits, window.buildtest_done), (1, 1));
+    assert_eq!(count(&window.ended), 1);
+    let hour = Duration::from_secs(3600);
+    let waits = bed.store.latency(None, None, hour).await.unwrap();
+    assert_eq!(waits.n, 1);
+    let own = bed.store.evidence(&Scope::Trace(smoke)).await.unwrap();
+    assert_eq!((own.waits, own.buildtest_done), (3, 2));
+    assert_eq!(count(&own.ended), 3);
 }
 
 /// A docs task, done after attempts by these plugins, the last without a

@@ -25,6 +25,7 @@ conformance!(
     a_rollback_is_told_with_its_verdict,
     a_step_counts_what_ended_in_it,
     what_says_nothing_of_a_version_does_not_count,
+    smoke_tests_say_nothing_of_a_version,
     stable_is_remembered_once_nothing_runs_on_it,
 );
 
@@ -466,6 +467,23 @@ async fn what_says_nothing_of_a_version_does_not_count(bed: &Bed) {
     assert_eq!(found.stable.waits, 1);
     let other = begun_other(bed).await;
     assert_eq!(evidence(bed, &other).await, Evidence::default());
+}
+
+async fn smoke_tests_say_nothing_of_a_version(bed: &Bed) {
+    let (host, row) = (Hand::new(), begun(bed).await);
+    let mut tasks = hand::tasks(BUILD_TEST, 16);
+    for task in &mut tasks {
+        task.trace_id = TraceId::generate_smoke();
+    }
+    bed.store.enqueue(&tasks).await.unwrap();
+    let claims = host
+        .claim_wants(&*bed.store, wants(row.draw()), 1_000)
+        .await;
+    assert_eq!(claims.len(), 16);
+    for claim in &claims {
+        end(bed, &host, claim, hand::failed("bad"), 1).await;
+    }
+    assert_eq!(evidence(bed, &row).await, Evidence::default());
 }
 
 async fn begun_other(bed: &Bed) -> RolloutRow {
