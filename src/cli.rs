@@ -23,6 +23,7 @@ mod rollout;
 mod route;
 mod run;
 mod settings;
+mod smoke;
 mod submit;
 mod task;
 mod trace;
@@ -92,6 +93,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Judge what the bus recorded.
     Gate(gate::GateArgs),
+    /// Check the real path of a running host end to end, line by line.
+    Smoke(smoke::SmokeArgs),
     /// Work with plugins.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -199,6 +202,7 @@ fn execute(cli: Cli, output: Output) -> Outcome {
         Command::Task(command) => on_runtime(task::task(context, command)),
         Command::Trace(args) => on_runtime(trace::trace(context, args)),
         Command::Gate(args) => on_runtime(gate::gate(context, args)),
+        Command::Smoke(args) => on_runtime(smoke::smoke(context, args)),
         Command::Plugin(command) => plugin::plugin(context, command),
         Command::Flag(command) => on_runtime(flag::flag(context, command)),
         Command::Route(command) => on_runtime(route::route(context, command)),

@@ -5,7 +5,7 @@
 //! record. This module only says what they are; each carries a `trace_id`.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::attempt::{AttemptOutcome, AttemptRecord, Problem};
@@ -95,7 +95,7 @@ pub struct NewEvent {
 }
 
 /// An event as it is read back.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     pub id: i64,
     pub created_at: DateTime<Utc>,

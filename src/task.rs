@@ -315,7 +315,7 @@ fn within_ttl(problem: Problem, delay: Duration, refund: Refund, standing: &Stan
 }
 
 /// One bus row as people and programs read it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TaskRow {
     pub id: MessageId,
     pub created_at: DateTime<Utc>,
@@ -344,7 +344,7 @@ pub struct TaskRow {
     pub result_url: Option<String>,
     pub result: Option<Value>,
     /// Absent in listings.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
 }
 

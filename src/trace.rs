@@ -6,8 +6,8 @@
 //! [`crate::gate`]'s.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::attempt::{LogLine, Span};
@@ -48,7 +48,7 @@ pub struct TraceView {
 }
 
 /// A task and what was tried.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TaskView {
     #[serde(flatten)]
     pub task: TaskRow,
@@ -59,7 +59,7 @@ pub struct TaskView {
 
 /// An attempt that is over. Spans and log lines count from the hand-over to the
 /// executor.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttemptView {
     pub message_id: MessageId,
     pub lease_epoch: i64,

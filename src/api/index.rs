@@ -20,7 +20,7 @@ pub(super) async fn show(RawQuery(query): RawQuery) -> Result<Json<Value>, ApiEr
             "GET /api/flags",
             "PUT /api/flags",
             "GET /api/integration/status",
-            "GET /api/metrics/bus/events?trace=&type=&since_min=&limit=",
+            "GET /api/metrics/bus/events?trace=&task=&type=&since_min=&limit=",
             "GET /api/metrics/bus/latency?service=&role=&since_min=",
             "GET /api/metrics/orchestrator/decision-quality?since_min=",
             "GET /api/metrics/trace/{trace}",

@@ -82,6 +82,18 @@ pub(super) const ENTRIES: &[Entry] = &[
         "check the path behind `@`",
     ),
     entry(
+        "repo_missing",
+        "a smoke test lacks sources to build",
+        "no --repo was given, and there is no examples/sample-project here",
+        "name small sources whose tests pass with --repo",
+    ),
+    entry(
+        "consent_missing",
+        "a smoke test would leave its tasks in production's audit",
+        "the host is in production, and --yes was not given",
+        "add --yes, or test another host",
+    ),
+    entry(
         "still_running",
         "the task had not ended when the wait was over",
         "--wait has a time limit",

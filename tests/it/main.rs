@@ -23,6 +23,7 @@ mod operate;
 mod postgres;
 mod rollouts;
 mod sandbox;
+mod smoke;
 mod store;
 mod support;
 mod surface;

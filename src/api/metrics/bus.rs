@@ -29,12 +29,14 @@ pub(in crate::api) async fn events(
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Events>, ApiError> {
-    let params = Params::read(query.as_deref(), &["trace", "type", "since_min", "limit"])?;
+    let known = &["trace", "task", "type", "since_min", "limit"];
+    let params = Params::read(query.as_deref(), known)?;
     let limit = params.number("limit", 1..=EVENTS_MAX)?;
     let limit = limit.unwrap_or(EVENTS_DEFAULT);
     let filter = EventFilter {
         trace_id: params.text("trace")?.map(str::to_owned),
         event_type: params.text("type")?.map(str::to_owned),
+        message_id: params.parsed("task")?,
         since: params.number("since_min", MINUTES)?.map(minutes),
         limit: limit + 1,
         order: Order::NewestFirst,
