@@ -52,6 +52,7 @@ use crate::store::{
 use breakers::{Breakers, Pace};
 pub use controls::LiveControls;
 use facts::Facts;
+pub use holds::HeldTasks;
 pub use live_routes::LiveRoutes;
 use operator::Operator;
 pub use operator::publish;
@@ -132,6 +133,7 @@ impl HostError {
 pub struct Host {
     store: Arc<dyn Store>,
     bus: BusHandle,
+    routes: Arc<LiveRoutes>,
     api_url: String,
     ending: CancellationToken,
     background: Vec<JoinHandle<()>>,
@@ -240,7 +242,7 @@ impl Host {
             store: Arc::clone(&store),
             artifacts,
             bus: bus.clone(),
-            facts: Arc::new(Facts::new(config, swapper, routes)),
+            facts: Arc::new(Facts::new(config, swapper, Arc::clone(&routes))),
             plugins: Arc::new(operator),
             routes: Arc::new(desk),
             pipelines: nudged,
@@ -273,6 +275,7 @@ impl Host {
         Ok(Self {
             store,
             bus,
+            routes,
             api_url,
             ending,
             background,
@@ -282,6 +285,14 @@ impl Host {
 
     pub const fn bus(&self) -> &BusHandle {
         &self.bus
+    }
+
+    /// The held routes that tasks wait on.
+    ///
+    /// # Errors
+    /// As the store's reads.
+    pub async fn held_tasks(&self) -> Result<Vec<HeldTasks>, StoreError> {
+        holds::held_tasks(&self.routes, &*self.store).await
     }
 
     /// The bus's database, for reading.

@@ -554,6 +554,9 @@ pub trait Store: Send + Sync + 'static {
 
     async fn depth(&self) -> Result<Depth>;
 
+    /// How many tasks of a route wait, due or not.
+    async fn queued(&self, want: &Want) -> Result<u64>;
+
     /// The newest published artifact of that task label and path.
     async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>>;
 

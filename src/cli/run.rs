@@ -7,14 +7,15 @@ use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::output::{Exit, Failure, Outcome};
+use super::output::{Exit, Failure, Outcome, Output};
 use super::{Config, Context};
 use crate::host::{Host, HostError, PluginsError};
 use crate::store::OwnershipError;
 
 #[derive(Args)]
 pub struct RunArgs {
-    /// End once nothing waits and nothing runs.
+    /// End once nothing runs and nothing waits that could run: with 0, or with 3
+    /// where tasks of held routes are left, which are told then.
     #[arg(long)]
     until_idle: bool,
     /// Port of the API; 0 takes a free one.
@@ -48,12 +49,35 @@ pub fn run(mut context: Context, args: RunArgs) -> Outcome {
         let said = output.line("ready", &ready, || {
             format!("cogo-host serves {}", host.api_url())
         });
-        if said.is_ok() {
-            until_signal(&host, signals).await;
+        if let Err(failure) = said {
+            host.stop().await;
+            return Err(failure);
         }
+        let ended = until_signal(&host, signals).await;
+        let told = match ended {
+            Ended::Idle => tell_held(&host, output).await,
+            Ended::Asked => Ok(Exit::Ok),
+        };
         host.stop().await;
-        said.map(|()| Exit::Ok)
+        told
     })
+}
+
+/// Tells of the tasks that a host leaves behind which ends since it is idle:
+/// whoever waits for an empty queue must not take them for done.
+async fn tell_held(host: &Host, output: Output) -> Outcome {
+    let held = host.held_tasks().await?;
+    if held.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    output.line("idle", &json!({ "held": held }), || {
+        let lines: Vec<String> = held
+            .iter()
+            .map(|held| format!("{} tasks wait on {}: {}", held.tasks, held.route, held.why))
+            .collect();
+        lines.join("\n")
+    })?;
+    Ok(Exit::Inconclusive)
 }
 
 /// Runs a host around `work`, and drains it afterwards.
@@ -118,11 +142,20 @@ impl Signals {
     }
 }
 
+/// Why a host ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was to end once idle, and is.
+    Idle,
+    /// By a signal.
+    Asked,
+}
+
 /// Until the bus has ended by itself, or a signal asks for a drain. A second
 /// signal ends the process at once.
-pub async fn until_signal(host: &Host, mut signals: Signals) {
+pub async fn until_signal(host: &Host, mut signals: Signals) -> Ended {
     tokio::select! {
-        () = host.bus().finished() => return,
+        () = host.bus().finished() => return Ended::Idle,
         _ = signals.next() => {}
     }
     tracing::info!(
@@ -134,6 +167,7 @@ pub async fn until_signal(host: &Host, mut signals: Signals) {
         tracing::warn!("ending at once; leases of running attempts will expire and be rescued");
         std::process::exit(code);
     });
+    Ended::Asked
 }
 
 impl From<PluginsError> for Failure {

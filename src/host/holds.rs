@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::controls::Known;
 use super::live_routes::LiveRoutes;
 use super::routes::{RouteEntry, RouteTable};
 use crate::control::approve_command;
 use crate::route::RouteKey;
 use crate::selection::{Choice, HoldReason};
+use crate::store::{Store, StoreError, Want};
 
 /// Every route that is held now, with why and what to do.
 pub fn holds(routes: &LiveRoutes) -> BTreeMap<RouteKey, String> {
@@ -17,6 +20,43 @@ pub fn holds(routes: &LiveRoutes) -> BTreeMap<RouteKey, String> {
         Some((entry.key.clone(), said(&known, entry, reason)))
     });
     held.collect()
+}
+
+/// A held route, and the tasks that wait on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldTasks {
+    pub route: RouteKey,
+    pub tasks: u64,
+    /// Why it is held, and what lets it go on.
+    pub why: String,
+}
+
+/// The held routes that tasks wait on.
+///
+/// # Errors
+/// As the store's reads.
+pub async fn held_tasks(
+    routes: &LiveRoutes,
+    store: &dyn Store,
+) -> Result<Vec<HeldTasks>, StoreError> {
+    let mut held = Vec::new();
+    for (route, why) in holds(routes) {
+        let table = routes.table();
+        let entry = table.entries().find(|entry| entry.key == route);
+        let want = Want {
+            shard: entry.and_then(|entry| entry.shard),
+            tenant: entry.and_then(|entry| entry.tenant.clone()),
+            key: route.clone(),
+            limit: 1,
+            reclaim_foreign_after: None,
+            draw: None,
+        };
+        let tasks = store.queued(&want).await?;
+        if tasks > 0 {
+            held.push(HeldTasks { route, tasks, why });
+        }
+    }
+    Ok(held)
 }
 
 /// Tells what has changed of them since `before`.

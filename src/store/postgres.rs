@@ -449,6 +449,10 @@ impl Store for PostgresStore {
         self.named(read::depth(self)).await
     }
 
+    async fn queued(&self, want: &Want) -> Result<u64> {
+        self.named(read::queued(self, want)).await
+    }
+
     async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>> {
         self.named(read::artifact(self, task_id, path)).await
     }

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::ids::MessageId;
 use crate::route::Route;
 use crate::store::rows;
-use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter};
+use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter, Want};
 use crate::task::{Status, TaskRow};
 
 const PING: &str = "SELECT count(*) FROM cogo_host_schema";
@@ -127,6 +127,13 @@ const ESTIMATES: [(Status, &str); 3] = [
         "EXPLAIN (FORMAT JSON) SELECT FROM agent_messages WHERE status = 'failed'",
     ),
 ];
+
+const COUNT_QUEUED: &str = "
+SELECT count(*) AS n
+FROM agent_messages
+WHERE status = 'queued' AND service = $1 AND role = $2
+  AND ($3::integer IS NULL OR shard = $3)
+  AND ($4::text IS NULL OR tenant = $4)";
 
 const SELECT_ARTIFACT: &str = "
 SELECT message_id, task_id, trace_id, path, content_type, digest, bytes, created_at
@@ -284,6 +291,19 @@ fn estimate(row: &sqlx::postgres::PgRow) -> Step<u64> {
     let rows = rows.and_then(serde_json::Value::as_f64).unwrap_or(0.0);
     // Out of range, it is the nearest that there is.
     Ok(rows as u64)
+}
+
+pub(super) async fn queued(store: &PostgresStore, want: &Want) -> Step<u64> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn
+        .query(COUNT_QUEUED)
+        .bind(want.key.service())
+        .bind(want.key.role())
+        .bind(want.shard)
+        .bind(want.tenant.as_deref());
+    let row = query.fetch_one(turn.conn()).await?;
+    turn.finish().await?;
+    PgCells::of("agent_messages", &row).count("n")
 }
 
 pub(super) async fn artifact(

@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::ids::MessageId;
 use crate::route::Route;
 use crate::store::rows;
-use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter};
+use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter, Want};
 use crate::task::TaskRow;
 
 const PING: &str = "SELECT count(*) FROM sqlite_schema";
@@ -62,6 +62,13 @@ SELECT
    WHERE status = 'queued'
      AND coalesce(retry_at, created_at) <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
   ) AS oldest_due_ms";
+
+const COUNT_QUEUED: &str = "
+SELECT count(*) AS n
+FROM agent_messages
+WHERE status = 'queued' AND service = ?1 AND role = ?2
+  AND (?3 IS NULL OR shard = ?3)
+  AND (?4 IS NULL OR tenant = ?4)";
 
 const SELECT_ARTIFACT: &str = "
 SELECT message_id, task_id, trace_id, path, content_type, digest, bytes, created_at
@@ -176,6 +183,18 @@ pub(super) async fn depth(store: &SqliteStore) -> Step<Depth> {
     let mut conn = store.readers.acquire().await?;
     let row = sqlx::query(DEPTH).fetch_one(&mut *conn).await?;
     rows::depth(&Cells::of("agent_messages", &row))
+}
+
+pub(super) async fn queued(store: &SqliteStore, want: &Want) -> Step<u64> {
+    let mut conn = store.readers.acquire().await?;
+    let row = sqlx::query(COUNT_QUEUED)
+        .bind(want.key.service())
+        .bind(want.key.role())
+        .bind(want.shard)
+        .bind(want.tenant.as_deref())
+        .fetch_one(&mut *conn)
+        .await?;
+    Cells::of("agent_messages", &row).count("n")
 }
 
 pub(super) async fn artifact(

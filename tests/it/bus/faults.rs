@@ -454,6 +454,10 @@ impl Store for Faults {
         self.inner.depth().await
     }
 
+    async fn queued(&self, want: &Want) -> Result<u64> {
+        self.inner.queued(want).await
+    }
+
     async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>> {
         self.inner.artifact(task_id, path).await
     }

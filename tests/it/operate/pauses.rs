@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::faults::fleet::{Bus, LONG_LEASE_MS, Member};
 use crate::support::hand;
-use crate::support::process::until;
+use crate::support::process::{Installation, until};
 
 const ROUTE: &str = hand::BUILD_TEST;
 
@@ -88,4 +88,47 @@ fn a_route_that_nobody_knows_cannot_be_paused() {
         "{}",
         resumed.stdout
     );
+}
+
+#[test]
+fn a_host_that_ends_when_idle_tells_of_what_it_leaves() {
+    let here = Installation::new();
+    let submit = [
+        "submit",
+        "--service",
+        "code",
+        "--role",
+        "build-test",
+        "--json",
+    ];
+    let _ = here
+        .run(&[&submit[..], &["--repo", "."]].concat())
+        .expect(0);
+    let _ = here
+        .run(&[&submit[..], &["--delay", "1h"]].concat())
+        .expect(0);
+    let pause = ["route", "pause", ROUTE, "--reason", "the disk is full"];
+    let _ = here.run(&pause).expect(0);
+    let run = ["run", "--until-idle", "--port", "0"];
+
+    let told = here.run(&run).expect(3).stdout;
+    assert!(told.contains("2 tasks wait on code/build-test"), "{told}");
+    assert!(told.contains("the disk is full"), "{told}");
+    let told = here.run(&[&run[..], &["--json"]].concat()).expect(3).stdout;
+    let last: serde_json::Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert_eq!(last["schema"], "cogo-host.idle.v1");
+    assert_eq!(last["data"]["held"][0]["tasks"], 2);
+    assert_eq!(last["data"]["held"][0]["route"], ROUTE);
+
+    let listed = here.run(&["task", "list", "--json"]).expect(0).data();
+    let later = listed.as_array().unwrap();
+    let later = later.iter().find(|task| !task["retry_at"].is_null());
+    let id = later.unwrap()["id"].as_str().unwrap();
+    let _ = here.run(&["task", "cancel", id]).expect(0);
+    let _ = here.run(&["route", "resume", ROUTE]).expect(0);
+    let told = here.run(&run).expect(0).stdout;
+    assert!(!told.contains("wait on"), "{told}");
+    // Nothing waits on it: that it is held is nobody's concern.
+    let _ = here.run(&pause).expect(0);
+    let _ = here.run(&run).expect(0);
 }
