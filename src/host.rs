@@ -365,6 +365,10 @@ impl Following {
         let record = move |event: SwapEvent| recorder.record(event.into_event(&holder));
         found.into_iter().for_each(&record);
         let mut background = Vec::new();
+        background.push(tokio::spawn({
+            let (swapper, ending) = (Arc::clone(&swapper), ending.clone());
+            async move { swapper.remember(ending).await }
+        }));
         let decided = serving::follow(
             Arc::clone(&swapper),
             controls,

@@ -45,7 +45,14 @@ impl PluginOperator for Operator {
             reason,
         } = order;
         // Here at once, whatever the database does.
-        let rolled_back = self.swapper.roll_back(&plugin, to.as_ref())?;
+        let rolled_back = match self.swapper.roll_back(&plugin, to.as_ref()) {
+            Ok(rolled_back) => rolled_back,
+            // A host that has just started may not have all at hand that served.
+            Err(_) => {
+                let _ = tokio::time::timeout(PATIENCE, self.swapper.recalled()).await;
+                self.swapper.roll_back(&plugin, to.as_ref())?
+            }
+        };
         let mut view = RollbackView {
             from: rolled_back.from.as_deref().map(version),
             to: version(&rolled_back.to),

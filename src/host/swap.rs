@@ -12,6 +12,7 @@ mod admission;
 mod change;
 mod decided;
 mod directory;
+mod history;
 mod kept;
 mod published;
 mod rollback;
@@ -58,6 +59,8 @@ pub struct Swapper {
     files: Mutex<BTreeMap<PluginName, Digest>>,
     decided: Mutex<Decided>,
     published: Mutex<Published>,
+    /// Set once what served before this start is at hand.
+    recalled: CancellationToken,
 }
 
 /// A version as it came in.
@@ -98,6 +101,7 @@ impl Swapper {
             files: Mutex::default(),
             decided: Mutex::default(),
             published: Mutex::default(),
+            recalled: CancellationToken::new(),
         };
         let mut watcher = watcher(config)?;
         let mut events = Vec::new();

@@ -316,6 +316,21 @@ impl Catalog {
         })
     }
 
+    /// Keeps a version for a way back that served before this start, behind all
+    /// that did since.
+    pub fn recall(&self, plugin: Arc<Plugin>, rolled_back: bool) {
+        self.change(|next| {
+            let (name, digest) = (plugin.name().clone(), plugin.digest());
+            let serving = next.stable.get(&name);
+            if serving.is_some_and(|serving| serving.digest() == digest) {
+                return;
+            }
+            next.register(&plugin);
+            let history = next.histories.entry(name).or_default();
+            history.recall(plugin, rolled_back);
+        });
+    }
+
     /// Remembers a rollback from before this start: what serves is what it led to.
     pub fn resume_rollback(&self, name: &PluginName, from: Digest) {
         self.change(|next| {

@@ -4,7 +4,7 @@ mod audit;
 mod catalog;
 mod decided;
 mod directory;
-mod harness;
+pub mod harness;
 mod patterns;
 mod refusals;
 mod rollback;

@@ -19,6 +19,9 @@ use crate::plugin::catalog::{Failure, Outgoing, Served};
 use crate::plugin::load::Source;
 use crate::store::{Component, Store};
 
+/// The code of a version that is to serve and is not to be had here.
+const LACKING: &str = "P161";
+
 /// Which version of each plugin is to serve, by name.
 pub type Decisions = BTreeMap<PluginName, ServingRow>;
 
@@ -52,6 +55,7 @@ impl Swapper {
         }
         let gone = self.released(&before, decisions);
         events.extend(gone.iter().filter_map(|name| self.release(name)));
+        self.forget_lacks();
         events
     }
 
@@ -181,7 +185,7 @@ impl Swapper {
         let is_new = self.decided.lock().lacking.insert(row.trace_id.clone());
         is_new.then(|| {
             let failure = Failure {
-                code: "P161",
+                code: LACKING,
                 message: format!(
                     "{} decided that {} serves as {}, which this host does not have",
                     row.actor, row.plugin, row.digest
@@ -190,6 +194,23 @@ impl Swapper {
             };
             self.reject(&row.plugin, Some(row.digest), failure)
         })
+    }
+
+    /// Forgets that a version was not to be had which is not wanted any more, or
+    /// serves by now.
+    fn forget_lacks(&self) {
+        for listed in self.catalog.list() {
+            let failure = listed.last_failure.as_ref();
+            if failure.is_none_or(|failure| failure.code != LACKING) {
+                continue;
+            }
+            let row = self.decision(&listed.name);
+            let row = row.filter(|row| !self.serves(row));
+            let is_told = |row: ServingRow| self.decided.lock().lacking.contains(&row.trace_id);
+            if !row.is_some_and(is_told) {
+                self.catalog.recovered(&listed.name);
+            }
+        }
     }
 
     /// The plugins that were decided about and are no more, also while no host

@@ -1,5 +1,5 @@
 //! What a rollback needs to outlive the host: the components of the versions
-//! that are kept, and which file was rolled back from.
+//! that are kept, which of them served, and which file was rolled back from.
 //!
 //! Lies below the state directory, one directory a plugin. Nothing here is
 //! trusted: a component counts only if it has the digest that its name says, and
@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, PluginName, TraceId};
 use crate::plugin::catalog::KEPT_VERSIONS;
+use crate::plugin::load::Source;
 use crate::store::Component;
 
 const MARK: &str = "rollback.json";
 const PASSED_OVER: &str = "passed_over.json";
+const SERVED: &str = "served.json";
 
 /// The versions kept on disk.
 #[derive(Debug, Clone)]
@@ -36,6 +38,15 @@ pub(super) struct Mark {
     /// rolled back.
     #[serde(default)]
     pub(super) decision: Option<TraceId>,
+}
+
+/// A version that served before a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Before {
+    pub(super) digest: Digest,
+    pub(super) source: Source,
+    /// An operator took it out of service.
+    pub(super) rolled_back: bool,
 }
 
 impl KeptVersions {
@@ -126,6 +137,29 @@ impl KeptVersions {
     pub(super) fn passed_over(&self, name: &PluginName) -> Option<TraceId> {
         let text = fs::read(self.of(name).join(PASSED_OVER)).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// Remembers what will have served before the next start, latest first.
+    pub(super) fn served(&self, name: &PluginName, served: &[Before]) {
+        let text = serde_json::to_vec(served).map_err(io::Error::other);
+        let written = text.and_then(|text| put(&self.of(name).join(SERVED), &text));
+        told(name, "the next host will not know what served", written);
+    }
+
+    /// What served before this start, latest first.
+    pub(super) fn before(&self, name: &PluginName) -> Vec<Before> {
+        let text = fs::read(self.of(name).join(SERVED)).unwrap_or_default();
+        let mut all: Vec<Before> = serde_json::from_slice(&text).unwrap_or_default();
+        // What served last, and what was kept besides it.
+        all.truncate(KEPT_VERSIONS + 1);
+        all
+    }
+
+    /// The plugins that something is kept of.
+    pub(super) fn names(&self) -> Vec<PluginName> {
+        let found = fs::read_dir(&self.directory).into_iter().flatten();
+        let names = found.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        names.collect()
     }
 
     fn of(&self, name: &PluginName) -> PathBuf {

@@ -158,6 +158,17 @@ impl History {
         self.kept.truncate(KEPT_VERSIONS);
     }
 
+    /// What served earlier than all that is kept.
+    pub(super) fn recall(&mut self, plugin: Arc<Plugin>, rolled_back: bool) {
+        if self.get(plugin.digest()).is_none() {
+            self.kept.push(Kept {
+                plugin,
+                rolled_back,
+            });
+            self.kept.truncate(KEPT_VERSIONS);
+        }
+    }
+
     pub(super) fn forget(&mut self, digest: Digest) {
         self.kept.retain(|kept| kept.plugin.digest() != digest);
     }

@@ -159,6 +159,26 @@ async fn a_version_that_is_not_here_is_asked_for_once_and_followed_when_it_comes
 }
 
 #[tokio::test]
+async fn what_is_lacking_is_forgotten_once_it_is_not_wanted_any_more() {
+    let mut here = staging().await;
+    let bundled = here.serving("mock").unwrap();
+    let one = here.put("mock.wasm", &named("mock", "9.0.1").component());
+    here.expect("plugin_loaded").await;
+    let gone = Digest::of(b"nowhere");
+    let lacking = || here.listed("mock").last_failure.map(|failure| failure.code);
+    for then in [Some(one), Some(bundled), None] {
+        let _ = follow(&here, &decide("mock", gone, ServingCause::Promotion)).await;
+        assert_eq!(lacking(), Some("P161"));
+        let decisions = match then {
+            Some(digest) => decide("mock", digest, ServingCause::Promotion),
+            None => Decisions::new(),
+        };
+        let _ = follow(&here, &decisions).await;
+        assert_eq!(lacking(), None);
+    }
+}
+
+#[tokio::test]
 async fn in_development_a_file_that_changes_later_beats_what_was_decided() {
     let mut here = Following::start(&[]).await;
     let [one, two, three] = [1, 2, 3].map(|n| version(n).component());

@@ -174,6 +174,10 @@ impl Following {
         started.events.into_iter().for_each(&record);
         let swapper = Arc::new(started.swapper);
         let ending = CancellationToken::new();
+        tokio::spawn({
+            let (swapper, ending) = (Arc::clone(&swapper), ending.clone());
+            async move { swapper.remember(ending).await }
+        });
         if let Some(watcher) = started.watcher {
             let (swapper, ending) = (Arc::clone(&swapper), ending.clone());
             tokio::spawn(async move { swapper.follow(watcher, record, ending).await });

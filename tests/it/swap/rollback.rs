@@ -5,6 +5,7 @@ use std::fs;
 use cogo_host::ids::Digest;
 
 use super::harness::{Following, NAME, name, named, version};
+use crate::support::process::until;
 
 const FILE: &str = "guest.wasm";
 
@@ -136,4 +137,77 @@ async fn what_was_rolled_back_does_not_serve_even_if_the_way_back_is_lost() {
     here.stays().await;
     here.put(FILE, &version(3).component());
     here.expect("plugin_loaded").await;
+}
+
+/// Waits until it is written down that these versions served, latest first.
+async fn written(here: &Following, versions: &[u32]) {
+    let file = here.directory.with_file_name("state");
+    let file = file.join(format!("plugins/{NAME}/served.json"));
+    let digest = |n: &u32| Digest::of(&version(*n).component()).to_string();
+    let wanted: Vec<String> = versions.iter().map(digest).collect();
+    let mut found = move || {
+        let text = fs::read(&file).ok()?;
+        let all: Vec<serde_json::Value> = serde_json::from_slice(&text).ok()?;
+        let digests = all.iter().map(|entry| entry["digest"].as_str().unwrap());
+        digests.eq(wanted.iter().map(String::as_str)).then_some(())
+    };
+    let waiting = move || until("what served is written down", &mut found);
+    tokio::task::spawn_blocking(waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_served_before_a_restart_can_be_gone_back_to() {
+    let mut here = swapped_twice(&[]).await;
+    here.put(FILE, &version(3).component());
+    here.expect("plugin_swapped").await;
+    written(&here, &[3, 2, 1]).await;
+    // Replaced while no host ran: what served last is one to go back to, too.
+    let four = here.put(FILE, &version(4).component());
+    let mut here = here.restart().await;
+    here.expect("plugin_loaded").await;
+    here.swapper.recalled().await;
+    let previous = |here: &Following| -> Vec<String> {
+        let listed = here.listed(NAME).previous.into_iter();
+        listed.map(|version| version.version).collect()
+    };
+    // By events the fourth may have come before the end of the first host.
+    let found = previous(&here);
+    assert!(
+        found.ends_with(&["1.0.2".to_owned(), "1.0.1".to_owned()]),
+        "{found:?}"
+    );
+    here.stays().await;
+    assert_eq!(here.serving(NAME), Some(four));
+
+    let one = Digest::of(&version(1).component());
+    let to = one.hex()[..8].parse().unwrap();
+    here.swapper.roll_back(&name(NAME), Some(&to)).unwrap();
+    assert_eq!(here.serving(NAME), Some(one));
+    written(&here, &[1, 4, 3, 2]).await;
+
+    // Once more: what was taken out of service is passed over still.
+    let mut here = here.restart().await;
+    here.expect("plugin_loaded").await;
+    here.swapper.recalled().await;
+    assert_eq!(here.serving(NAME), Some(one));
+    let listed = here.listed(NAME);
+    let taken_back: Vec<_> = listed.previous.iter().map(|v| v.rolled_back).collect();
+    assert_eq!(taken_back, [true, false, false], "{listed:?}");
+    let back = here.swapper.roll_back(&name(NAME), None).unwrap();
+    assert_eq!(back.to.digest(), Digest::of(&version(3).component()));
+}
+
+#[tokio::test]
+async fn a_version_that_is_gone_is_no_fault_of_what_serves() {
+    let here = swapped_twice(&[]).await;
+    written(&here, &[2, 1]).await;
+    let one = Digest::of(&version(1).component());
+    let state = here.directory.with_file_name("state");
+    fs::remove_file(state.join(format!("plugins/{NAME}/{}.wasm", one.hex()))).unwrap();
+    let mut here = here.restart().await;
+    here.expect("plugin_loaded").await;
+    here.swapper.recalled().await;
+    let listed = here.listed(NAME);
+    assert!(listed.previous.is_empty(), "{listed:?}");
+    assert!(listed.last_failure.is_none(), "{listed:?}");
 }
