@@ -1,15 +1,20 @@
-//! `plugin list`: what serves, what was refused, and what there is to go back to.
+//! `plugin list`: what serves, what was refused, what there is to go back to, and
+//! what lies on the bus.
 
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
-use super::super::connection::host_of;
+use super::super::connection::{Connection, host_of};
 use super::super::output::{Exit, Outcome};
 use super::super::{Context, run};
 use crate::api::{DirectoryView, PluginSource, PluginView};
 use crate::config::Config;
+use crate::control::PublishedRow;
 use crate::host::{self, Swapper};
 use crate::ids::Digest;
+
+/// More versions than anybody reads.
+const MAX_LISTED: u32 = 1_000;
 
 /// The answer of `GET /api/plugins`, and where it comes from.
 #[derive(Serialize, Deserialize)]
@@ -19,6 +24,9 @@ struct Listing {
     running: bool,
     plugins: Vec<PluginView>,
     directory: Option<DirectoryView>,
+    /// What was ever put on the bus for every host, latest first.
+    #[serde(default)]
+    published: Vec<PublishedRow>,
 }
 
 pub fn list(context: &Context) -> Outcome {
@@ -33,6 +41,7 @@ pub fn list(context: &Context) -> Outcome {
             running: false,
             plugins: host::plugin_views(&config, started.swapper.catalog()),
             directory: host::directory_view(&started.swapper),
+            published: on_the_bus(&config).await?,
         })
     })?;
     context
@@ -41,15 +50,34 @@ pub fn list(context: &Context) -> Outcome {
     Ok(Exit::Ok)
 }
 
+/// What is published, where there is a bus by now.
+async fn on_the_bus(config: &Config) -> Outcome<Vec<PublishedRow>> {
+    let connection = match Connection::read(config).await {
+        Ok(connection) => connection,
+        // Nobody made one yet.
+        Err(failure) if failure.exit == Exit::NotFound => return Ok(Vec::new()),
+        Err(failure) => return Err(failure),
+    };
+    Ok(connection.store.published(MAX_LISTED).await?)
+}
+
 async fn of_running_host(config: &Config) -> Outcome<Option<Listing>> {
     let Some(host) = host_of(config)? else {
         return Ok(None);
     };
     match host.get::<Listing>("/api/plugins").await {
-        Ok(listing) => Ok(Some(Listing {
-            running: true,
-            ..listing
-        })),
+        Ok(listing) => {
+            #[derive(Deserialize)]
+            struct OnTheBus {
+                published: Vec<PublishedRow>,
+            }
+            let OnTheBus { published } = host.get("/api/plugins/published").await?;
+            Ok(Some(Listing {
+                running: true,
+                published,
+                ..listing
+            }))
+        }
         // Not running just now.
         Err(failure) if failure.exit == Exit::Unavailable => Ok(None),
         Err(failure) => Err(failure),
@@ -74,7 +102,34 @@ fn shown(listing: &Listing) -> String {
             lines.push(format!("{}: {problem}", directory.path.display()));
         }
     }
+    if !listing.published.is_empty() {
+        lines.push(format!("\non the bus\n{}", published(&listing.published)));
+    }
     lines.join("\n")
+}
+
+fn published(rows: &[PublishedRow]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header([
+        "NAME", "VERSION", "DIGEST", "SIGNED", "BY", "SINCE", "STATE",
+    ]);
+    for row in rows {
+        table.add_row([
+            row.name.to_string(),
+            row.version.clone(),
+            short(row.digest),
+            if row.signature.is_some() { "yes" } else { "no" }.to_owned(),
+            row.actor.clone(),
+            row.published_at.format("%Y-%m-%d %H:%M").to_string(),
+            match row.retracted_at {
+                Some(_) => "retracted",
+                None => "published",
+            }
+            .to_owned(),
+        ]);
+    }
+    table.trim_fmt()
 }
 
 fn table(plugins: &[PluginView]) -> String {
