@@ -236,3 +236,46 @@ fn production_holds_and_runs_the_mock_only_under_an_approval() {
     });
     assert_eq!(scene.host.holds(), "no route is held");
 }
+
+#[test]
+fn failing_half_of_the_time_is_enough_for_a_fallback() {
+    let scene = Scene::start("staging");
+    // The worker answers all along: to these with a report,
+    let passing: Vec<String> = (0..4).map(|_| scene.submit()).collect();
+    for id in &passing {
+        is_real(&scene.ended(id));
+    }
+    // and to these that it cannot get their sources.
+    let nowhere = format!("http://127.0.0.1:{}/sources.tar.gz", free_port());
+    let failing = |attempts: &str| {
+        let args = ["--max-attempts", attempts];
+        let submitted = submit(&scene.here, std::path::Path::new(&nowhere), &args);
+        submitted["id"].as_str().unwrap().to_owned()
+    };
+    let is_open = || scene.route()["decided"]["breaker"]["state"] == "open";
+    let mut failed = 0;
+    while failed < 60 && !is_open() {
+        let ids: Vec<String> = (0..4).map(|_| failing("1")).collect();
+        failed += ids.len();
+        for id in &ids {
+            scene.ended(id);
+        }
+    }
+    let open = scene.until_route("the breaker is open", |route| {
+        route["decided"]["breaker"]["cause"] == "failure_share"
+    });
+    let breaker = &open["decided"]["breaker"];
+    let count = |field: &str| breaker[field].as_u64().unwrap();
+    assert!(count("results") >= 20, "{breaker}");
+    assert!(count("failures") < count("results"), "{breaker}");
+
+    // A task that no probe can help: the mock stands in, and says so.
+    let shown = scene.ended(&failing("50"));
+    is_stamped(&shown);
+    // The first probe that the worker can do something with closes it again.
+    scene.until_route("the breaker is closed", |route| {
+        scene.ended(&scene.submit());
+        route["decided"]["breaker"]["state"] == "closed"
+    });
+    is_real(&scene.ended(&scene.submit()));
+}
