@@ -77,6 +77,11 @@ pub fn latency() {
     let waits = io.block_on(measure(dir.path(), guests.handle()));
     let show = |percent| percentile(waits.clone(), percent).as_secs_f64() * 1e3;
     println!(
+        "swap: {} times another build of the bundled mock (Rust), {} tasks a second meanwhile",
+        waits.len(),
+        1_000 / EVERY.as_millis()
+    );
+    println!(
         "swap: file to first task, p50            {:8.0} ms",
         show(50)
     );
