@@ -8,5 +8,6 @@ mod hosts;
 mod outages;
 mod pauses;
 mod pipelines;
+mod publishing;
 mod sandboxes;
 pub mod versions;

@@ -281,6 +281,31 @@ impl Host {
         })
     }
 
+    /// What its API answers to a POST of these bytes, with its status.
+    pub fn post_bytes(
+        &self,
+        path: &str,
+        kind: &str,
+        bytes: &[u8],
+        token: Option<&str>,
+    ) -> (u16, Value) {
+        let url = format!("{}{path}", self.api);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            let mut request = client.post(url).header("content-type", kind);
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            let answer = request.body(bytes.to_vec()).send().await.unwrap();
+            (answer.status().as_u16(), answer.json().await.unwrap())
+        })
+    }
+
     /// What its readiness says of the routes that are held.
     pub fn holds(&self) -> String {
         let ready = self.get("/readyz");
