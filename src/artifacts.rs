@@ -8,6 +8,7 @@
 pub mod bucket;
 pub mod directory;
 pub mod published;
+pub mod unpublished;
 
 use std::fmt;
 use std::str::FromStr;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::ids::{Digest, MessageId, PluginName, TraceId};
+use crate::ids::{Digest, MessageId, PluginName, ShadowId, TraceId};
 use crate::payload::Budget;
 use crate::report::Outcome;
 use crate::route::Route;
@@ -163,6 +163,36 @@ pub struct Attempt {
     /// How long it may run, measured from the hand-over.
     pub deadline: Duration,
     pub allowance: Allowance,
+    /// Set where this runs in a shadow: what it comes to is compared, and is
+    /// nobody's result.
+    pub shadow: Option<InShadow>,
+}
+
+/// On what terms an attempt runs beside the one whose result counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InShadow {
+    pub id: ShadowId,
+    pub side_effects: SideEffects,
+}
+
+/// What a shadow may do to the world. It never publishes artifacts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SideEffects {
+    /// It may read (`GET`, `HEAD`) where its plugin may; other requests are
+    /// refused.
+    Refuse,
+    /// It may do what its plugin may, with an idempotency key of its own.
+    Allow,
+}
+
+impl SideEffects {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Allow => "allow",
+        }
+    }
 }
 
 /// What the task's assignment still allows.
@@ -207,6 +237,8 @@ pub struct Measured {
     pub usage: Usage,
     pub peak_memory_bytes: u64,
     pub outbound_requests: u32,
+    /// How many of them were refused for what they would do.
+    pub effects_refused: u32,
     pub spans: Vec<Span>,
     pub log: Vec<LogLine>,
     /// Lines that went over the log's limits.

@@ -13,7 +13,8 @@
 //!  claimer ── Claim ──▶ flight (checks, assignment, executor) ── Settlement ──▶ settler
 //!     ▲                    │ stop                                                  │
 //!     └─ wake, poll        └──── lease keeper (renew, cancel, lost)     group commit
-//!                                 maintenance (rescue, expire, retire)
+//!                                 maintenance (rescue, expire, retire)     │ durable
+//!                                                                       shadows
 //! ```
 
 mod capacity;
@@ -24,6 +25,7 @@ mod maintenance;
 pub(crate) mod outage;
 mod outcome;
 mod settler;
+mod shadow;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -46,6 +48,8 @@ use crate::store::{Retention, Store, Want};
 use capacity::Capacity;
 use flight::Flight;
 use settler::Settler;
+pub use shadow::ShadowCounts;
+use shadow::Shadows;
 
 /// How the loop behaves. Checked by [`BusSettings::check`].
 #[derive(Debug, Clone)]
@@ -106,6 +110,7 @@ struct Shared {
     settler: Settler,
     /// Attempts that this host holds a lease for.
     flights: Mutex<HashMap<Fence, Arc<Flight>>>,
+    shadows: Shadows,
     wake: Notify,
     /// The claimer lacks a place that a flight may free.
     full: AtomicBool,
@@ -113,7 +118,8 @@ struct Shared {
     draining: CancellationToken,
     /// Set once the drain is over, whatever is left.
     ended: CancellationToken,
-    /// What a drain waits for: flights, calls to claim, the settler.
+    /// What a drain waits for: flights, calls to claim, the settler, and shadows,
+    /// which it ends.
     tracker: TaskTracker,
 }
 
@@ -183,6 +189,11 @@ impl BusHandle {
         self.shared.flights.lock().len()
     }
 
+    /// How shadows fared here.
+    pub fn shadow_counts(&self) -> ShadowCounts {
+        self.shared.shadows.counts()
+    }
+
     pub fn is_draining(&self) -> bool {
         self.shared.draining.is_cancelled()
     }
@@ -215,6 +226,7 @@ pub fn start(
         store,
         executor,
         routing,
+        shadows: Shadows::new(settings.concurrency),
         settings,
         holder,
         settler,

@@ -20,10 +20,11 @@ use crate::event::{
     PLUGIN_PROMOTED, PLUGIN_PUBLISHED, PLUGIN_RELEASED, PLUGIN_RETRACTED, PLUGIN_ROLLED_BACK,
     ROUTE_HELD, ROUTE_RELEASED,
 };
-use crate::ids::{Digest, PluginName, TraceId};
+use crate::ids::{Digest, PluginName, ShadowId, TraceId};
 use crate::rollout::RolloutRow;
 use crate::route::{Route, RouteKey};
 use crate::selection::{ApprovalId, RolloutId};
+use crate::shadow::ShadowRow;
 
 /// The longest reason, in bytes.
 pub const MAX_REASON: usize = 1_000;
@@ -42,6 +43,8 @@ pub struct Controls {
     pub serving: BTreeMap<PluginName, ServingRow>,
     /// Those under way.
     pub rollouts: Vec<RolloutRow>,
+    /// Versions that run tasks beside what serves.
+    pub shadows: Vec<ShadowRow>,
     /// The plugin versions that every host is to have, latest first.
     pub published: Vec<PublishedRow>,
     /// Rows that somebody wrote by hand and nobody can read.
@@ -63,6 +66,10 @@ impl Controls {
             let rollouts = controls.rollouts.iter();
             rollouts.map(|r| (r.id.clone(), r.revision)).collect()
         };
+        let shadows = |controls: &Self| -> Vec<ShadowId> {
+            let shadows = controls.shadows.iter();
+            shadows.map(|shadow| shadow.id.clone()).collect()
+        };
         self.flags != other.flags
             || self.pauses != other.pauses
             || self.serving != other.serving
@@ -71,6 +78,7 @@ impl Controls {
             || ids(self) != ids(other)
             || revisions(self) != revisions(other)
             || rollouts(self) != rollouts(other)
+            || shadows(self) != shadows(other)
     }
 }
 

@@ -56,6 +56,12 @@ pub const ROLLOUT_PROMOTED: &str = "rollout_promoted";
 pub const ROLLOUT_ROLLED_BACK: &str = "rollout_rolled_back";
 /// An operator ended a rollout: stable serves all tasks again.
 pub const ROLLOUT_ABORTED: &str = "rollout_aborted";
+/// A version runs tasks beside what serves, for comparison, from now on.
+pub const SHADOW_STARTED: &str = "shadow_started";
+/// It does so no more.
+pub const SHADOW_ENDED: &str = "shadow_ended";
+/// A shadow came to something else than the task's own attempt.
+pub const SHADOW_DIFFERENCE: &str = "shadow_difference";
 /// Somebody began a run of the pipeline.
 pub const PIPELINE_STARTED: &str = "pipeline_started";
 /// A run went on to its next stage.

@@ -76,6 +76,49 @@ impl FromStr for MessageId {
 
 text_id!(MessageId);
 
+/// Which shadow: what runs tasks again, beside what serves, for comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShadowId(String);
+
+impl ShadowId {
+    /// A new one, short enough to be typed.
+    pub fn generate() -> Self {
+        Self(format!("sh-{:010x}", rand::random::<u64>() >> 24))
+    }
+
+    /// What compares real and mock in development, where nobody ordered it.
+    pub fn compare() -> Self {
+        Self("compare".to_owned())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ShadowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ShadowId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let usable = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        match (1..=64).contains(&text.len()) && text.bytes().all(usable) {
+            true => Ok(Self(text.to_owned())),
+            false => {
+                let why = "expected up to 64 letters, digits or hyphens, as in `sh-0123456789`";
+                Err(InvalidId::new("shadow", text, why))
+            }
+        }
+    }
+}
+
+text_id!(ShadowId);
+
 /// Correlates every event, log line and outbound request of a task.
 ///
 /// Producers choose it freely; those that the host makes are W3C trace ids

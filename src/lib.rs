@@ -13,6 +13,8 @@
 //! [`task::next_state`] turns it into the row's next state, and one transaction
 //! writes that state, the attempt row, the [`event`]s and the artifacts,
 //! provided that the lease is still held. [`gate`]s judge what the bus recorded.
+//! Where a [`shadow`] watches the route, another version runs the task again then,
+//! and the difference is recorded.
 //!
 //! # Words
 //!
@@ -48,6 +50,7 @@ pub mod retry;
 pub mod rollout;
 pub mod routing;
 pub mod selection;
+pub mod shadow;
 pub mod task;
 
 pub mod plugin;

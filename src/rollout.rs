@@ -54,6 +54,23 @@ impl Share {
     pub const fn percent(self) -> u8 {
         self.0
     }
+
+    /// Whether a task is among the share that `name` draws: the same on every
+    /// host, and once in, in at every larger share.
+    pub fn holds(self, name: &str, task: MessageId) -> bool {
+        let mut hash = Sha256::new();
+        hash.update(name.as_bytes());
+        hash.update([0]);
+        hash.update(task.0.as_bytes());
+        let mut first = [0; 8];
+        for (byte, of) in first.iter_mut().zip(hash.finalize()) {
+            *byte = of;
+        }
+        // The upper part of the product is the hash scaled to 0..100, without the
+        // bias of a remainder.
+        let place = (u128::from(u64::from_be_bytes(first)) * 100) >> 64;
+        place < u128::from(self.0)
+    }
 }
 
 impl TryFrom<u8> for Share {
@@ -179,18 +196,7 @@ impl Draw {
     /// The side of a task: the same on every host, and once the candidate, the
     /// candidate at every larger share.
     pub fn side(&self, task: MessageId) -> Side {
-        let mut hash = Sha256::new();
-        hash.update(self.rollout.as_str().as_bytes());
-        hash.update([0]);
-        hash.update(task.0.as_bytes());
-        let mut first = [0; 8];
-        for (byte, of) in first.iter_mut().zip(hash.finalize()) {
-            *byte = of;
-        }
-        // The upper part of the product is the hash scaled to 0..100, without the
-        // bias of a remainder.
-        let place = (u128::from(u64::from_be_bytes(first)) * 100) >> 64;
-        match place < u128::from(self.share.percent()) {
+        match self.share.holds(self.rollout.as_str(), task) {
             true => Side::Candidate,
             false => Side::Stable,
         }

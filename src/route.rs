@@ -118,7 +118,7 @@ impl<'de> Deserialize<'de> for RouteKey {
 }
 
 /// A full address on the bus.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Route {
     pub key: RouteKey,
     pub shard: i32,

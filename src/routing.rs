@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::attempt::{PluginVersion, Problem};
+use crate::attempt::{InShadow, PluginVersion, Problem};
 use crate::breaker::{Probe, RealPath, Said};
 use crate::ids::PluginName;
 use crate::rollout::Draw;
@@ -72,6 +72,17 @@ pub struct Assigned {
     pub hold: Hold,
 }
 
+/// A version that is to run a task again, beside the one whose result counts.
+#[derive(Debug, Clone)]
+pub struct Shadowing {
+    pub terms: InShadow,
+    pub plugin: PluginVersion,
+    /// How long the run may take.
+    pub deadline: Duration,
+    /// Kept until the run has ended.
+    pub hold: Hold,
+}
+
 /// What an attempt on a real path came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedAttempt {
@@ -129,6 +140,12 @@ pub trait Routing: Send + Sync + 'static {
     /// # Errors
     /// [`Unassigned`] gives the claim back, attempt refunded.
     fn assign(&self, claim: &Claim, last_attempt: bool) -> Result<Assigned, Unassigned>;
+
+    /// The versions that are to run this task again, once it has ended on the one
+    /// that it is assigned to.
+    fn shadows(&self, _claim: &Claim, _assigned: &Assigned) -> Vec<Shadowing> {
+        Vec::new()
+    }
 
     /// An attempt on a real path has ended, and the bus holds its end.
     fn ended(&self, attempt: EndedAttempt);

@@ -14,6 +14,7 @@ mod postgres;
 mod rollout;
 mod rows;
 mod settlement;
+mod shadow;
 mod sqlite;
 mod turns;
 mod url;
@@ -34,11 +35,13 @@ use crate::control::{
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
-use crate::ids::{Digest, HolderId, MessageId, TraceId};
+use crate::ids::{Digest, HolderId, MessageId, ShadowId, TraceId};
 use crate::pipeline::{NewRun, Run};
 use crate::rollout::{Draw, RolloutRow, verdict};
 use crate::route::{Route, RouteKey};
 use crate::selection::{ApprovalId, RolloutId};
+use crate::shadow::verdict::Tally;
+use crate::shadow::{ShadowRow, ShadowRun, ShadowRunRow};
 use crate::stage::Stage;
 use crate::task::{Claim, Enqueued, NewTask, Status, TaskRow};
 
@@ -48,6 +51,7 @@ pub use self::pipelines::{RunCancelled, RunFigures, RunMove, Started};
 pub use self::postgres::PostgresStore;
 pub use self::rollout::{NewRollout, RolloutMove, StartedRollout};
 pub use self::settlement::{Settled, Settlement};
+pub use self::shadow::{EndedShadow, NewShadow, ShadowRunFilter, StartedShadow};
 pub use self::sqlite::owner::{Owner, OwnerLock, OwnershipError, read_owner};
 pub use self::sqlite::{OpenMode, SqliteStore};
 pub use self::url::{BusUrl, InvalidBusUrl, open};
@@ -508,6 +512,30 @@ pub trait Store: Send + Sync + 'static {
         rollout: &RolloutRow,
         wait_max_ms: u64,
     ) -> Result<verdict::Evidence>;
+
+    /// Orders a shadow, with its event, unless one watches the route already.
+    async fn start_shadow(&self, shadow: &NewShadow) -> Result<StartedShadow>;
+
+    /// Ends a shadow, with its event.
+    async fn end_shadow(&self, id: &ShadowId, decision: &Decision) -> Result<EndedShadow>;
+
+    async fn shadow(&self, id: &ShadowId) -> Result<Option<ShadowRow>>;
+
+    /// The shadows that there ever were, newest first.
+    async fn shadows(&self, limit: u32) -> Result<Vec<ShadowRow>>;
+
+    /// Writes what a task came to in a shadow, with the event of a difference;
+    /// `false` where that was written before, or the task is gone.
+    async fn record_shadow(&self, run: &ShadowRun) -> Result<bool>;
+
+    /// Counts tasks that shadows did not run since nothing was spare.
+    async fn count_dropped(&self, counts: &[(ShadowId, u64)]) -> Result<()>;
+
+    /// Runs of one task, oldest first, or of one shadow, newest first.
+    async fn shadow_runs(&self, filter: &ShadowRunFilter) -> Result<Vec<ShadowRunRow>>;
+
+    /// What the latest runs of a shadow came to, of one route or all.
+    async fn shadow_tally(&self, id: &ShadowId, route: Option<&RouteKey>) -> Result<Tally>;
 
     /// Writes events that accompany no state change of a task.
     async fn record(&self, events: &[NewEvent]) -> Result<()>;

@@ -349,5 +349,6 @@ fn attempt(
             model: assignment.model,
             ..Allowance::default()
         },
+        shadow: None,
     }
 }

@@ -302,6 +302,7 @@ fn task(plugin: &Plugin) -> Task {
         plugin: plugin.version(),
         deadline: Duration::from_secs(60),
         allowance: Allowance::default(),
+        shadow: None,
     };
     Task {
         attempt,

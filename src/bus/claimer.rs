@@ -239,7 +239,7 @@ fn host_fault(code: &str, message: &str) -> AttemptEnd {
 async fn rest(shared: &Shared, served: &[ServedRoute], places: &Places, in_vain: &mut u32) -> bool {
     let poll = shared.settings.poll.mul_f64(0.5 + rand::random::<f64>());
     // Before the question: what ends after it may wait again by then.
-    let nothing_runs = shared.flights.lock().is_empty();
+    let nothing_runs = shared.flights.lock().is_empty() && shared.shadows.running() == 0;
     let asked = match nothing_runs {
         true => wants(served),
         // What the full routes have waiting is not for now: a place that comes

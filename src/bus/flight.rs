@@ -19,6 +19,7 @@ use super::Shared;
 use super::capacity::Permits;
 use super::outcome::{self, Log, overstepped};
 use super::settler::SettlerHandle;
+use super::shadow::{self, Original};
 use crate::attempt::{
     Allowance, Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Fence, Measured, Problem,
     Progress, StopReason,
@@ -27,8 +28,9 @@ use crate::dispatch;
 use crate::payload::{Assignment, Payload, PayloadError};
 use crate::route::RouteKey;
 use crate::routing::{Assigned, Unassigned};
+use crate::shadow::difference::Seen;
 use crate::store::{Settled, Settlement};
-use crate::task::{Claim, ClaimedPayload, Next, TTL_EXCEEDED};
+use crate::task::{CANCELLED, Claim, ClaimedPayload, Next, TTL_EXCEEDED};
 
 /// What an executor may take longer than its deadline and its grace, which it
 /// keeps by itself, before it is given up.
@@ -111,11 +113,42 @@ pub(super) async fn fly(
     settler: SettlerHandle,
 ) {
     let registered = Registered::of(&shared, &takeoff);
-    let settlement = attempt(&shared, takeoff).await;
+    let Flown {
+        settlement,
+        original,
+    } = attempt(&shared, takeoff).await;
     // The guest is gone: its place is free while the settlement commits.
     drop(permits);
     shared.place_freed();
-    settle(registered, settlement, &settler).await;
+    let original = original.filter(|_| is_end(&settlement.next));
+    let applied = settle(&registered, settlement, &settler).await;
+    if let (true, Some(original)) = (applied, original) {
+        shadow::begin(&shared, *original);
+    }
+}
+
+/// Whether a task ended by itself.
+fn is_end(next: &Next) -> bool {
+    match next {
+        Next::Done { .. } => true,
+        Next::Failed { problem } => problem.code != CANCELLED,
+        Next::Queued { .. } => false,
+    }
+}
+
+/// How an attempt went, and what is to run it again.
+struct Flown {
+    settlement: Settlement,
+    original: Option<Box<Original>>,
+}
+
+impl From<Settlement> for Flown {
+    fn from(settlement: Settlement) -> Self {
+        Self {
+            settlement,
+            original: None,
+        }
+    }
 }
 
 /// Settles one claimed task that is not to be run.
@@ -135,15 +168,22 @@ pub(super) async fn give_back(
         ttl: None,
     };
     let settlement = log.unexecuted(end);
-    settle(registered, settlement, &settler).await;
+    settle(&registered, settlement, &settler).await;
 }
 
-async fn settle(registered: Registered<'_>, settlement: Settlement, settler: &SettlerHandle) {
+/// Whether the settlement is durable.
+async fn settle(
+    registered: &Registered<'_>,
+    settlement: Settlement,
+    settler: &SettlerHandle,
+) -> bool {
     let id = registered.fence.id;
     // Something new is due, and it may be this host's.
     let requeued = matches!(settlement.next, Next::Queued { .. }) || settlement.forward.is_some();
     let ended = outcome::ended(&settlement);
-    match (settler.settle(settlement).await, ended) {
+    let settled = settler.settle(settlement).await;
+    let applied = matches!(settled, Some(Settled::Applied));
+    match (settled, ended) {
         (Some(Settled::LeaseLost), _) => {
             tracing::warn!(message.id = %id, "the lease of task {id} was lost; its result is refused");
         }
@@ -153,6 +193,7 @@ async fn settle(registered: Registered<'_>, settlement: Settlement, settler: &Se
     if requeued {
         registered.shared.wake.notify_one();
     }
+    applied
 }
 
 /// Takes the flight off the list however it ended: a lease that is kept alive
@@ -184,7 +225,7 @@ impl Drop for Registered<'_> {
     }
 }
 
-async fn attempt(shared: &Shared, takeoff: Takeoff) -> Settlement {
+async fn attempt(shared: &Shared, takeoff: Takeoff) -> Flown {
     let Takeoff {
         mut claim,
         asked,
@@ -205,29 +246,29 @@ async fn attempt(shared: &Shared, takeoff: Takeoff) -> Settlement {
         Ok(payload) => payload,
         Err(error) => {
             let problem = Problem::new(error.code(), error.to_string(), Blame::Guest);
-            return log.unexecuted(AttemptEnd::Permanent(problem));
+            return log.unexecuted(AttemptEnd::Permanent(problem)).into();
         }
     };
     let assignment = payload.assignment.clone().unwrap_or_default();
     log.ttl = assignment.ttl;
     if let Some(end) = refused(&log, &assignment) {
-        return log.unexecuted(end);
+        return log.unexecuted(end).into();
     }
     let stop = *control.stop.borrow();
     if let Some(reason) = stop {
-        return log.unexecuted(AttemptEnd::Stopped(reason));
+        return log.unexecuted(AttemptEnd::Stopped(reason)).into();
     }
     if claim.route.key.is_dispatcher() {
-        return dispatched(&log, &payload, &shared.routing.handled());
+        return dispatched(&log, &payload, &shared.routing.handled()).into();
     }
     let assigned = match assign(shared, &claim, claim.attempt >= max_attempts) {
         Ok(assigned) => assigned,
         Err(Unassigned::Held(reason)) => {
             tracing::info!(message.id = %claim.id, reason, "gave task {} back: its route is held", claim.id);
-            return log.held();
+            return log.held().into();
         }
         Err(Unassigned::Fault(problem)) => {
-            return log.unexecuted(AttemptEnd::HostFault(problem));
+            return log.unexecuted(AttemptEnd::HostFault(problem)).into();
         }
     };
     let allowance = Allowance {
@@ -251,10 +292,15 @@ async fn attempt(shared: &Shared, takeoff: Takeoff) -> Settlement {
         plugin: assigned.plugin.clone(),
         deadline: ttl_left.map_or(assigned.deadline, |left| left.min(assigned.deadline)),
         allowance: allowance.clone(),
+        shadow: None,
     };
+    let original = Original::of(shared, &claim, &assigned, &attempt);
     let mut report = execute(shared, attempt, control).await;
     report.end = judged(report.end, &report.measured, &allowance, &flight);
-    log.executed(assigned, report)
+    Flown {
+        original: original.map(|original| Box::new(original.ended(Seen::of(&report)))),
+        settlement: log.executed(assigned, report),
+    }
 }
 
 /// The end of a task that the host itself forwards: no executor is needed.
@@ -304,7 +350,11 @@ fn assign(shared: &Shared, claim: &Claim, last: bool) -> Result<Assigned, Unassi
 }
 
 /// Runs the attempt, and answers for an executor that does not.
-async fn execute(shared: &Shared, attempt: Attempt, control: AttemptControl) -> AttemptReport {
+pub(super) async fn execute(
+    shared: &Shared,
+    attempt: Attempt,
+    control: AttemptControl,
+) -> AttemptReport {
     let begun = Instant::now();
     let grace = shared.settings.stop_grace + SLACK;
     let overdue = overdue(control.stop.clone(), attempt.deadline, grace);

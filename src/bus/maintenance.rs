@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::outage::{Outage, PATIENCE, bounded};
+use super::{Shared, shadow};
 use crate::routing::KnownRoute;
 use crate::store::{StoreError, Want};
 
@@ -34,6 +34,7 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
             // theirs and settle first; what is left after that is nobody's.
             rescues_from = Instant::now() + shared.settings.lease / 2;
         }
+        failed = failed.or(shadow::tell_dropped(&shared).await.err());
         away = failed.as_ref().is_some_and(StoreError::is_transient);
         if !away && Instant::now() >= rescues_from {
             let rescued = rescue(&shared).await;

@@ -221,6 +221,12 @@ pub(super) const ENTRIES: &[Entry] = &[
         "name the route that is to do the work",
     ),
     entry(
+        "effects_refused",
+        "a version could not do its work in a shadow, where side effects are refused",
+        "it sends requests other than GET and HEAD, as an adapter of a worker does",
+        "end the shadow and start it with `--side-effects allow`, where its worker may run the work twice",
+    ),
+    entry(
         "egress_denied",
         "the plugin may not call that origin",
         "a request goes out only if the operator's `allow` and the plugin's `egress` both cover it",

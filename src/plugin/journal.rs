@@ -33,6 +33,8 @@ pub(crate) struct Entries {
     pub(crate) dropped: u32,
     pub(crate) spans: Vec<Span>,
     pub(crate) requests: u32,
+    /// Those that were refused for what they would do.
+    pub(crate) effects_refused: u32,
     log_bytes: usize,
     /// The second that `in_second` counts.
     second: u64,
@@ -116,6 +118,12 @@ impl Journal {
             entries.requests += 1;
         }
         allowed
+    }
+
+    /// Counts a request that was refused for what it would do.
+    pub(crate) fn count_refused_effect(&self) {
+        let mut entries = self.inner.lock();
+        entries.effects_refused = entries.effects_refused.saturating_add(1);
     }
 
     pub(crate) fn open(&self, name: &str, fields: Fields) -> OpenSpan {

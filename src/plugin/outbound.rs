@@ -19,7 +19,7 @@ use url::Url;
 use uuid::Uuid;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use crate::attempt::LogLevel;
+use crate::attempt::{InShadow, LogLevel, SideEffects};
 use crate::ids::{PluginName, TraceId};
 use crate::plugin::egress::{self, Allowed, Origin, Policy, Refusal};
 use crate::plugin::journal::{Fields, Journal, OpenSpan};
@@ -36,16 +36,20 @@ pub use mock::{HttpMock, InvalidMock, SeenRequest};
 
 /// Requests of all plugins at the same time.
 const HOST_CONCURRENCY: usize = 64;
+/// Requests of all shadows at the same time, beside those.
+const SHADOW_CONCURRENCY: usize = 16;
 
 const USER_AGENT: &str = concat!("cogo-host/", env!("CARGO_PKG_VERSION"));
 
 const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// Names the shadow that a request belongs to, where it does.
+const X_COGO_SHADOW: HeaderName = HeaderName::from_static("x-cogo-shadow");
 
 /// Headers that speak of one connection, of the body's framing, or that the
 /// host sets itself.
-const NOT_FORWARDED: [HeaderName; 15] = [
+const NOT_FORWARDED: [HeaderName; 16] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -61,15 +65,23 @@ const NOT_FORWARDED: [HeaderName; 15] = [
     X_TRACE_ID,
     TRACEPARENT,
     TRACESTATE,
+    X_COGO_SHADOW,
 ];
 
 /// What all plugins of the process share for their requests.
 #[derive(Debug, Clone)]
-pub struct OutboundPermits(Arc<Semaphore>);
+pub struct OutboundPermits {
+    attempts: Arc<Semaphore>,
+    /// A shadow never keeps an attempt waiting.
+    shadows: Arc<Semaphore>,
+}
 
 impl Default for OutboundPermits {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(HOST_CONCURRENCY)))
+        Self {
+            attempts: Arc::new(Semaphore::new(HOST_CONCURRENCY)),
+            shadows: Arc::new(Semaphore::new(SHADOW_CONCURRENCY)),
+        }
     }
 }
 
@@ -98,7 +110,7 @@ pub(crate) struct Outlet {
     grants_from: GrantsFrom,
     limits: OutboundLimits,
     permits: Arc<Semaphore>,
-    host_permits: Arc<Semaphore>,
+    host: OutboundPermits,
     clients: Clients,
 }
 
@@ -116,20 +128,24 @@ impl Outlet {
             wire,
             grants_from,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
-            host_permits: Arc::clone(&host.0),
+            host: host.clone(),
             clients: Clients::new(limits.clone()),
             limits,
         }
     }
 
-    async fn permits(&self) -> Result<[OwnedSemaphorePermit; 2], Error> {
+    async fn permits(&self, shadow: bool) -> Result<Vec<OwnedSemaphorePermit>, Error> {
         // The plugin's first: one that floods must not hold the host's.
-        let own = Arc::clone(&self.permits).acquire_owned().await;
-        let shared = Arc::clone(&self.host_permits).acquire_owned().await;
-        match (own, shared) {
-            (Ok(own), Ok(shared)) => Ok([own, shared]),
-            _ => Err(Error::ConnectionLimitReached),
+        let pools = match shadow {
+            true => vec![&self.host.shadows],
+            false => vec![&self.permits, &self.host.attempts],
+        };
+        let mut permits = Vec::with_capacity(pools.len());
+        for pool in pools {
+            let permit = Arc::clone(pool).acquire_owned().await;
+            permits.push(permit.map_err(|_| Error::ConnectionLimitReached)?);
         }
+        Ok(permits)
     }
 }
 
@@ -146,6 +162,8 @@ pub(crate) struct Way {
     pub(crate) journal: Arc<Journal>,
     pub(crate) io: Handle,
     pub(crate) trace_id: TraceId,
+    /// Set where the attempt is a shadow.
+    pub(crate) shadow: Option<InShadow>,
 }
 
 impl Hooks {
@@ -222,6 +240,13 @@ impl Way {
             let say = format!("a request may have {} headers", limits.headers);
             return refuse(Error::HttpRequestHeaderSectionSize(None), &say);
         }
+        if self.is_refused_effect(request.method()) {
+            let say = "it would have an effect, and this is a shadow without side effects";
+            self.journal.count_refused_effect();
+            self.journal
+                .note(LogLevel::Info, format!("request refused: {say}"));
+            return refuse(Error::HttpRequestDenied, say);
+        }
         match self.outlet.policy.judge(&url) {
             Ok(allowed) => Ok(Admitted { url, allowed, span }),
             Err(refusal) => {
@@ -229,6 +254,13 @@ impl Way {
                 refuse(Error::HttpRequestDenied, &refusal.to_string())
             }
         }
+    }
+
+    /// Whether a request would change something where nothing must be changed.
+    fn is_refused_effect(&self, method: &http::Method) -> bool {
+        let terms = self.shadow.as_ref().map(|shadow| shadow.side_effects);
+        let reads = matches!(*method, http::Method::GET | http::Method::HEAD);
+        terms == Some(SideEffects::Refuse) && !reads
     }
 
     /// Names the origin and the path: a query may hold secrets, and a path is
@@ -298,7 +330,7 @@ impl Way {
         if let Wire::Mock(mock) = &self.outlet.wire {
             return self.mocked(mock, &admitted, &parts, &body, options).await;
         }
-        let permits = self.outlet.permits().await?;
+        let permits = self.outlet.permits(self.shadow.is_some()).await?;
 
         let mut outgoing = reqwest::Request::new(parts.method.clone(), admitted.url);
         *outgoing.headers_mut() = self.headers(parts.headers);
@@ -377,7 +409,7 @@ impl Way {
         &self,
         answer: reqwest::Response,
         span: OpenSpan,
-        permits: [OwnedSemaphorePermit; 2],
+        permits: Vec<OwnedSemaphorePermit>,
         options: RequestOptions,
     ) -> Result<Response, Error> {
         let limits = &self.outlet.limits;
@@ -428,6 +460,10 @@ impl Way {
         // Visible ASCII by construction of a trace id.
         if let Ok(value) = HeaderValue::from_str(self.trace_id.as_str()) {
             headers.insert(X_TRACE_ID, value);
+        }
+        let shadow = self.shadow.as_ref().map(|shadow| shadow.id.as_str());
+        if let Some(Ok(value)) = shadow.map(HeaderValue::from_str) {
+            headers.insert(X_COGO_SHADOW, value);
         }
         // W3C Trace Context, section 3.2: version, trace, parent, sampled. A new
         // parent for each request.

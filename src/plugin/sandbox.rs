@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use wasmtime::Store;
 
 use crate::artifacts::Artifacts;
+use crate::artifacts::unpublished::Unpublished;
 use crate::attempt::{
     Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Measured, PluginVersion,
     Problem, StopReason, Usage,
@@ -28,7 +29,9 @@ use crate::plugin::limits::TimeBudget;
 use crate::plugin::load::Plugin;
 use crate::plugin::outbound::{Hooks, Way};
 use crate::plugin::text;
+use aside::Aside;
 
+mod aside;
 pub(crate) mod failure;
 mod outcome;
 
@@ -52,6 +55,7 @@ pub struct Sandbox {
     artifacts: Arc<dyn Artifacts>,
     grace: Duration,
     tap: Option<LogTap>,
+    aside: Aside,
 }
 
 impl Sandbox {
@@ -62,6 +66,7 @@ impl Sandbox {
             artifacts,
             grace: GRACE,
             tap: None,
+            aside: Aside::default(),
         }
     }
 
@@ -88,9 +93,18 @@ impl Sandbox {
     ) -> AttemptReport {
         let start = Instant::now();
         let budget = TimeBudget::starting(start, attempt.deadline, self.grace);
-        let permit = match permit(&plugin, &mut control, budget).await {
-            Ok(permit) => permit,
-            Err(end) => return unmeasured(end, start),
+        // A shadow takes none of the places that attempts wait for; whoever runs
+        // it bounds how many there are.
+        let permit = match attempt.shadow {
+            Some(_) => None,
+            None => match permit(&plugin, &mut control, budget).await {
+                Ok(permit) => Some(permit),
+                Err(end) => return unmeasured(end, start),
+            },
+        };
+        let guests = match attempt.shadow {
+            Some(_) => self.aside.handle().unwrap_or(&self.runtimes.guest),
+            None => &self.runtimes.guest,
         };
         let run = Run {
             plugin,
@@ -104,7 +118,7 @@ impl Sandbox {
             _permit: permit,
         };
         // Dropping the caller's future aborts the attempt.
-        let running = AbortOnDropHandle::new(self.runtimes.guest.spawn(run.run()));
+        let running = AbortOnDropHandle::new(guests.spawn(run.run()));
         match running.await {
             Ok(report) => report,
             Err(cause) => unmeasured(AttemptEnd::HostFault(host_fault(cause)), start),
@@ -189,7 +203,7 @@ struct Run {
     artifacts: Arc<dyn Artifacts>,
     io: Handle,
     tap: Option<LogTap>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How the guest's call ended, before anybody judged it.
@@ -236,11 +250,21 @@ impl Run {
                 usage,
                 peak_memory_bytes: peak as u64,
                 outbound_requests: entries.requests,
+                effects_refused: entries.effects_refused,
                 spans: entries.spans,
                 log: entries.log,
                 log_dropped: entries.dropped,
             },
             artifacts,
+        }
+    }
+
+    /// A shadow publishes nothing.
+    fn artifacts(&self) -> Arc<dyn Artifacts> {
+        let artifacts = Arc::clone(&self.artifacts);
+        match self.attempt.shadow {
+            Some(_) => Arc::new(Unpublished(artifacts)),
+            None => artifacts,
         }
     }
 
@@ -251,6 +275,7 @@ impl Run {
             journal: Arc::clone(&journal),
             io: self.io.clone(),
             trace_id: attempt.trace_id.clone(),
+            shadow: attempt.shadow.clone(),
         });
         let task = TaskScope {
             trace_id: attempt.trace_id.clone(),
@@ -259,7 +284,7 @@ impl Run {
             allowance: attempt.allowance.clone(),
             stop: self.control.stop.clone(),
             progress: self.control.progress.clone(),
-            artifacts: Arc::clone(&self.artifacts),
+            artifacts: self.artifacts(),
             io: self.io.clone(),
             usage: Usage::default(),
             staged: Vec::new(),
@@ -292,9 +317,16 @@ async fn call(
         Err(cause) => return CallEnd::Trapped(cause),
     };
     let span = journal.open("call", Fields::new());
-    let idempotency_key = attempt.fence.id.to_string();
+    let message_id = attempt.fence.id.to_string();
+    // A repeat by an operator is a row of its own, so the row's id is constant
+    // over attempts and different for a repeat. A shadow must not join the run
+    // whose result counts.
+    let idempotency_key = match &attempt.shadow {
+        Some(shadow) => format!("{message_id}:{}", shadow.id),
+        None => message_id.clone(),
+    };
     let left = budget.end.saturating_duration_since(Instant::now());
-    let task = outcome::task(attempt, &idempotency_key, left);
+    let task = outcome::task(attempt, (&message_id, &idempotency_key), left);
     let called = instance
         .cogo_executor_executor()
         .call_execute(store, task)

@@ -8,6 +8,8 @@
 //! Estimation for the Difference Between Independent Proportions: Comparison of
 //! Eleven Methods", Statistics in Medicine 17 (1998), 873-890, method 10.
 
+use serde::{Deserialize, Serialize};
+
 /// Between which values something lies, at the confidence that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
@@ -16,7 +18,7 @@ pub struct Interval {
 }
 
 /// So many of a number of trials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Part {
     pub part: u64,
     pub whole: u64,

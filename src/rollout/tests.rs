@@ -327,7 +327,11 @@ fn tally(failed: u64, tried: u64) -> Tally {
 }
 
 fn at(candidate: Tally, stable: Tally, percent: u8) -> GateReport {
-    let evidence = Evidence { candidate, stable };
+    let evidence = Evidence {
+        candidate,
+        stable,
+        ..Evidence::default()
+    };
     let route = "code/build-test".parse().unwrap();
     let share = Share::try_from(percent).unwrap();
     judge(&evidence, &route, share, &Thresholds::default())
@@ -388,6 +392,32 @@ fn it_passes_when_probably_good_and_fails_when_surely_bad() {
         "{}",
         verdict::said(&worse)
     );
+}
+
+#[test]
+fn a_shadow_that_differs_holds_and_never_rolls_back() {
+    use Verdict::{Inconclusive, Pass};
+    let good = || tally(0, 400);
+    for (part, whole, expected) in [
+        // Too little to say anything, whatever it says.
+        (0, 19, Pass),
+        (20, 20, Pass),
+        (95, 100, Pass),
+        (18, 20, Inconclusive),
+        (0, 500, Inconclusive),
+    ] {
+        let evidence = Evidence {
+            candidate: good(),
+            stable: good(),
+            shadow: interval::Part { part, whole },
+        };
+        let route = "code/build-test".parse().unwrap();
+        let share = Share::try_from(25).unwrap();
+        let report = judge(&evidence, &route, share, &Thresholds::default());
+        assert_eq!(report.verdict, expected, "{part}/{whole}: {report:?}");
+        let told = report.checks.iter().any(|c| c.name == "shadow_agreement");
+        assert_eq!(told, whole >= 20);
+    }
 }
 
 #[test]

@@ -20,6 +20,9 @@
 //! at how the tasks of a side ended; one that stable had to end is no success of
 //! the candidate.
 //!
+//! **A shadow** that came to other results holds the step: whether they are meant
+//! to be other is for people to say.
+//!
 //! **What stable fails, too, is not the candidate's doing**: a full queue or a
 //! worker that is away. It holds the step and rolls nothing back.
 
@@ -52,6 +55,8 @@ pub const WINDOW: Duration = Duration::from_secs(6 * 3600);
 /// The share of runs that may be slow; of waits that may be long, since a 90th
 /// percentile leaves so many above it.
 pub const TENTH: f64 = 0.10;
+/// The share of compared shadow runs that must come to the same.
+pub const AGREED: f64 = 0.95;
 
 /// What was met since the present step began. Of stable, at a share of 100, since
 /// the rollout began: nothing has run on it since.
@@ -59,6 +64,9 @@ pub const TENTH: f64 = 0.10;
 pub struct Evidence {
     pub candidate: Tally,
     pub stable: Tally,
+    /// Where the candidate ran on tasks beside what served, on this route.
+    #[serde(default)]
+    pub shadow: Part,
 }
 
 /// What the attempts and tasks of one side came to.
@@ -144,7 +152,11 @@ pub fn judge(
     share: Share,
     thresholds: &Thresholds,
 ) -> GateReport {
-    let Evidence { candidate, stable } = evidence;
+    let Evidence {
+        candidate,
+        stable,
+        shadow,
+    } = evidence;
     let of = |tally: &Tally| gate::judge_results(&tally.evidence(route), thresholds);
     let mut checks = of(candidate);
     for (check, same) in checks.iter_mut().zip(of(stable)) {
@@ -159,6 +171,7 @@ pub fn judge(
         checks.push(failures(candidate, stable, thresholds));
         checks.push(run_time(candidate, stable, thresholds));
     }
+    checks.extend(shadowed(*shadow, thresholds));
     GateReport {
         verdict: gate::verdict(&checks),
         checks,
@@ -179,6 +192,54 @@ fn doubt(check: &mut Check, candidate: &Tally, stable: &Check, thresholds: &Thre
     } else if wilson(against, SURE).low <= limit {
         check.verdict = Verdict::Inconclusive;
         check.note = Some("over the limit, which so few may be by chance".to_owned());
+    }
+}
+
+/// What a shadow found, once it found enough. A version that comes to other
+/// results harms no task by that, and may be meant to: people decide.
+fn shadowed(shadow: Part, thresholds: &Thresholds) -> Option<Check> {
+    if shadow.whole < thresholds.min_samples.max(1) {
+        return None;
+    }
+    let mut check = agreement("shadow_agreement", shadow, thresholds);
+    if check.verdict == Verdict::Fail {
+        check.verdict = Verdict::Inconclusive;
+        check.note = Some(format!(
+            "{} shadow runs came to something else; promote by hand if that is meant",
+            shadow.whole.saturating_sub(shadow.part)
+        ));
+    }
+    Some(check)
+}
+
+/// Whether enough of what was compared comes to the same.
+pub fn agreement(name: &'static str, agreed: Part, thresholds: &Thresholds) -> Check {
+    let missing = thresholds.min_samples.max(1).saturating_sub(agreed.whole);
+    let (verdict, note) = match agreed.share() {
+        Some(share) if missing == 0 => {
+            if share >= AGREED {
+                (Verdict::Pass, None)
+            } else if wilson(agreed, SURE).high < AGREED {
+                (Verdict::Fail, None)
+            } else {
+                let note = "below the limit, which so few may be by chance";
+                (Verdict::Inconclusive, Some(note.to_owned()))
+            }
+        }
+        _ => {
+            let note = format!("needs {} more runs that can be compared", missing.max(1));
+            (Verdict::Inconclusive, Some(note))
+        }
+    };
+    Check {
+        name,
+        verdict,
+        value: agreed.share(),
+        threshold: AGREED,
+        comparison: Comparison::AtLeast,
+        unit: Unit::Share,
+        n: agreed.whole,
+        note,
     }
 }
 
@@ -228,6 +289,22 @@ fn run_time(candidate: &Tally, stable: &Tally, thresholds: &Thresholds) -> Check
         whole: candidate.runs,
     };
     let n = candidate.runs.min(stable.runs);
+    slowness(
+        slow,
+        n,
+        (candidate.run_p90_ms, stable.run_p90_ms),
+        thresholds,
+    )
+}
+
+/// Whether few enough runs are slow by the measure of stable, given the 90th
+/// percentiles of both.
+pub fn slowness(
+    slow: Part,
+    n: u64,
+    (p90_ms, stable_p90_ms): (Option<u64>, Option<u64>),
+    thresholds: &Thresholds,
+) -> Check {
     let missing = thresholds.min_samples.max(1).saturating_sub(n);
     let (verdict, note) = match slow.share() {
         Some(share) if missing == 0 => {
@@ -236,8 +313,8 @@ fn run_time(candidate: &Tally, stable: &Tally, thresholds: &Thresholds) -> Check
             } else if wilson(slow, SURE).low > TENTH {
                 let note = format!(
                     "p90 {} ms, stable's {} ms",
-                    candidate.run_p90_ms.unwrap_or_default(),
-                    stable.run_p90_ms.unwrap_or_default()
+                    p90_ms.unwrap_or_default(),
+                    stable_p90_ms.unwrap_or_default()
                 );
                 (Verdict::Fail, Some(note))
             } else {

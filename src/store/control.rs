@@ -113,6 +113,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
         serving: Vec<Value>,
         rollouts: Vec<Value>,
         published: Vec<Value>,
+        shadows: Vec<Value>,
     }
     let text = cells.required_text("controls")?;
     let tables: Tables = serde_json::from_str(&text)
@@ -123,6 +124,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
     let approvals = readable("executor_approvals", tables.approvals, &mut unreadable);
     let breakers = readable("executor_breakers", tables.breakers, &mut unreadable);
     let published = readable("executor_published", tables.published, &mut unreadable);
+    let shadows = readable("executor_shadows", tables.shadows, &mut unreadable);
     let serving = readable::<ServingRow>("executor_serving", tables.serving, &mut unreadable);
     let rollouts = readable("executor_rollouts", tables.rollouts, &mut unreadable);
     Ok(Controls {
@@ -142,6 +144,7 @@ pub(super) fn controls<R: Columns>(cells: &Cells<'_, R>) -> Step<Controls> {
             .collect(),
         rollouts,
         published,
+        shadows,
         unreadable,
     })
 }

@@ -30,6 +30,7 @@ mod rollout;
 mod row;
 mod schema;
 mod settle;
+mod shadow;
 mod tls;
 
 use std::fmt;
@@ -60,13 +61,16 @@ use crate::control::{
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
-use crate::ids::{Digest, HolderId, MessageId};
+use crate::ids::{Digest, HolderId, MessageId, ShadowId};
 use crate::pipeline::{NewRun, Run};
 use crate::rollout::{RolloutRow, verdict};
 use crate::route::{Route, RouteKey};
 use crate::selection::{ApprovalId, RolloutId};
+use crate::shadow::verdict::Tally;
+use crate::shadow::{ShadowRow, ShadowRun, ShadowRunRow};
 use crate::store::{
-    Component, NewPublished, RunCancelled, RunFigures, RunMove, Settled, Settlement, Started,
+    Component, EndedShadow, NewPublished, NewShadow, RunCancelled, RunFigures, RunMove, Settled,
+    Settlement, ShadowRunFilter, Started, StartedShadow,
 };
 use crate::task::{Claim, Enqueued, NewTask, TaskRow};
 
@@ -393,6 +397,38 @@ impl Store for PostgresStore {
         wait_max_ms: u64,
     ) -> Result<verdict::Evidence> {
         self.named(rollout::evidence(self, row, wait_max_ms)).await
+    }
+
+    async fn start_shadow(&self, new: &NewShadow) -> Result<StartedShadow> {
+        self.named(shadow::start(self, new)).await
+    }
+
+    async fn end_shadow(&self, id: &ShadowId, decision: &Decision) -> Result<EndedShadow> {
+        self.named(shadow::end(self, id, decision)).await
+    }
+
+    async fn shadow(&self, id: &ShadowId) -> Result<Option<ShadowRow>> {
+        self.named(shadow::find(self, id)).await
+    }
+
+    async fn shadows(&self, limit: u32) -> Result<Vec<ShadowRow>> {
+        self.named(shadow::list(self, limit)).await
+    }
+
+    async fn record_shadow(&self, run: &ShadowRun) -> Result<bool> {
+        self.named(shadow::record(self, run)).await
+    }
+
+    async fn count_dropped(&self, counts: &[(ShadowId, u64)]) -> Result<()> {
+        self.named(shadow::dropped(self, counts)).await
+    }
+
+    async fn shadow_runs(&self, filter: &ShadowRunFilter) -> Result<Vec<ShadowRunRow>> {
+        self.named(shadow::runs(self, filter)).await
+    }
+
+    async fn shadow_tally(&self, id: &ShadowId, route: Option<&RouteKey>) -> Result<Tally> {
+        self.named(shadow::tally(self, id, route)).await
     }
 
     async fn record(&self, events: &[NewEvent]) -> Result<()> {

@@ -29,6 +29,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gate", &["attempt", "ids", "route"]),
     ("rollout", &["event", "gate", "ids", "route", "selection"]),
     (
+        "shadow",
+        &[
+            "attempt", "event", "gate", "ids", "report", "rollout", "route",
+        ],
+    ),
+    (
         "task",
         &[
             "attempt",
@@ -64,7 +70,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "control",
-        &["breaker", "event", "ids", "rollout", "route", "selection"],
+        &[
+            "breaker",
+            "event",
+            "ids",
+            "rollout",
+            "route",
+            "selection",
+            "shadow",
+        ],
     ),
     (
         "store",
@@ -82,6 +96,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "rollout",
             "route",
             "selection",
+            "shadow",
             "stage",
             "task",
         ],
@@ -102,6 +117,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "route",
             "routing",
             "selection",
+            "shadow",
             "stage",
             "store",
             "task",
@@ -115,12 +131,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "trace",
-        &["attempt", "event", "gate", "ids", "route", "store", "task"],
+        &[
+            "attempt", "event", "gate", "ids", "route", "shadow", "store", "task",
+        ],
     ),
     ("runs", &["event", "ids", "pipeline", "store"]),
     (
         "steering",
-        &["control", "gate", "rollout", "selection", "store"],
+        &[
+            "control",
+            "gate",
+            "ids",
+            "rollout",
+            "route",
+            "selection",
+            "shadow",
+            "store",
+        ],
     ),
     (
         "doctor",
@@ -183,6 +210,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "route",
             "runs",
             "selection",
+            "shadow",
             "stage",
             "steering",
             "store",
@@ -242,6 +270,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "route",
             "runs",
             "selection",
+            "shadow",
             "stage",
             "steering",
             "store",
@@ -284,6 +313,7 @@ const PURE: &[&str] = &[
     "selection",
     "breaker",
     "rollout",
+    "shadow",
     "control",
     "dispatch",
     "gate",

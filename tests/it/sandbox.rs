@@ -9,5 +9,6 @@ mod limits;
 mod load;
 mod outbound;
 mod server;
+mod shadows;
 mod storm;
 mod talk;

@@ -51,6 +51,7 @@ mod races;
 mod reads;
 mod rollouts;
 mod settles;
+mod shadows;
 mod sqlite_file;
 mod sweeps;
 

@@ -25,7 +25,7 @@ pub(super) struct Limited {
     waiting: Option<Pin<Box<Sleep>>>,
     failed: Option<String>,
     span: (Arc<Journal>, OpenSpan),
-    _permits: [OwnedSemaphorePermit; 2],
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Limited {
@@ -33,7 +33,7 @@ impl Limited {
         inner: reqwest::Body,
         max: u64,
         between: Duration,
-        permits: [OwnedSemaphorePermit; 2],
+        permits: Vec<OwnedSemaphorePermit>,
         span: (Arc<Journal>, OpenSpan),
     ) -> Self {
         Self {

@@ -28,16 +28,14 @@ const ANY_FAILURE: &str = "plugin_failure";
 /// guest.
 pub(super) fn task<'a>(
     attempt: &'a Attempt,
-    message_id: &'a str,
+    (message_id, idempotency_key): (&'a str, &'a str),
     left: Duration,
 ) -> contract::Task<'a> {
     let route = &attempt.route;
     contract::Task {
         id: &attempt.task_id,
         message_id,
-        // A repeat by an operator is a row of its own, so the row's id is
-        // constant over attempts and different for a repeat.
-        idempotency_key: message_id,
+        idempotency_key,
         trace_id: attempt.trace_id.as_str(),
         route: contract::Route {
             service: route.key.service(),

@@ -6,6 +6,7 @@ use super::connection::Turn;
 use super::enqueue::insert_events;
 use super::rollout::{active, rollout_json};
 use super::row::{clean, micros, ms_since};
+use super::shadow::shadow_json;
 use super::{PgCells, PostgresStore, Step};
 use crate::control::{
     self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked, ServingCause,
@@ -82,6 +83,13 @@ SELECT json_build_object(
     WHERE ",
     active!(),
     "
+  ),
+  'shadows', (
+    SELECT coalesce(json_agg(",
+    shadow_json!(),
+    "), '[]')
+    FROM executor_shadows
+    WHERE ended_at IS NULL
   )
 )::text AS controls"
 );

@@ -25,11 +25,14 @@ artifact AS (
 attempt AS (
   DELETE FROM executor_attempts AS a USING old WHERE a.message_id = old.id RETURNING 1
 ),
+shadow AS (
+  DELETE FROM executor_shadow_runs AS s USING old WHERE s.message_id = old.id RETURNING 1
+),
 task AS (
   DELETE FROM agent_messages AS m USING old WHERE m.id = old.id RETURNING 1
 )
 SELECT (SELECT count(*) FROM artifact) + (SELECT count(*) FROM attempt)
-  + (SELECT count(*) FROM task) AS deleted";
+  + (SELECT count(*) FROM shadow) + (SELECT count(*) FROM task) AS deleted";
 
 /// By their place in the table: others may have made it without a number. In
 /// the order in which they lie, which is that of the index.

@@ -5,7 +5,7 @@ use super::connection::Turn;
 use super::control::{Deciding, lock, promote, text};
 use super::enqueue::insert_events;
 use super::row::{int, micros, ms_since, to_json};
-use super::{PgCells, PostgresStore, Step};
+use super::{PgCells, PostgresStore, Step, shadow};
 use crate::ids::{TraceId, smoke_prefix};
 use crate::millis::millis;
 use crate::rollout::events::{self, Grounds};
@@ -285,8 +285,13 @@ pub(super) async fn evidence(
         .bind(int(asked.slower))
         .bind(int(asked.slower_by_ms));
     let rows = query.fetch_all(turn.conn()).await?;
+    let shadow = shadow::agreement(&mut turn, row).await?;
     turn.finish().await?;
-    rows::evidence(rows.iter().map(|row| PgCells::of("executor_attempts", row)))
+    let cells = rows.iter().map(|row| PgCells::of("executor_attempts", row));
+    Ok(Evidence {
+        shadow,
+        ..rows::evidence(cells)?
+    })
 }
 
 /// Writes the sides of tasks within the caller's transaction.

@@ -7,6 +7,7 @@ use super::connection::Writer;
 use super::enqueue::insert_events;
 use super::rollout::{active, rollout_json};
 use super::row::Cells;
+use super::shadow::shadow_json;
 use super::{SqliteStore, Step, modifier};
 use crate::control::{
     self, ApprovalRow, Controls, Decided, Decider, Decision, Reason, Revoked, ServingCause,
@@ -95,6 +96,13 @@ SELECT json_object(
     WHERE ",
     active!(),
     "
+  ),
+  'shadows', (
+    SELECT json_group_array(",
+    shadow_json!(),
+    ")
+    FROM executor_shadows
+    WHERE ended_at IS NULL
   )
 ) AS controls"
 );

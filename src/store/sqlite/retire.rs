@@ -19,7 +19,10 @@ ORDER BY coalesce(done_at, last_error_at, created_at)
 LIMIT ?2";
 
 /// Children first.
-const DELETE_TASKS: [&str; 3] = [
+const DELETE_TASKS: [&str; 4] = [
+    "
+DELETE FROM executor_shadow_runs
+WHERE message_id IN (SELECT value FROM json_each(?1))",
     "
 DELETE FROM executor_artifacts
 WHERE message_id IN (SELECT value FROM json_each(?1))",

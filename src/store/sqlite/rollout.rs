@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::control::{Deciding, promote, text};
 use super::enqueue::insert_events;
 use super::row::Cells;
-use super::{SqliteStore, Step, execute_batch, int, modifier_back};
+use super::{SqliteStore, Step, execute_batch, int, modifier_back, shadow};
 use crate::ids::{TraceId, smoke_prefix};
 use crate::millis::millis;
 use crate::rollout::events::{self, Grounds};
@@ -298,7 +298,11 @@ pub(super) async fn evidence(
         .bind(int(asked.slower_by_ms))
         .fetch_all(&mut *conn)
         .await?;
-    rows::evidence(rows.iter().map(|row| Cells::of("executor_attempts", row)))
+    let cells = rows.iter().map(|row| Cells::of("executor_attempts", row));
+    Ok(Evidence {
+        shadow: shadow::agreement(&mut conn, row).await?,
+        ..rows::evidence(cells)?
+    })
 }
 
 /// Writes the sides of tasks within the caller's transaction.

@@ -12,7 +12,7 @@ use super::{SqliteStore, Step};
 use crate::store::{Migration, StoreError};
 
 /// The steps; the version of a file is how many of them it has seen.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     include_str!("schema/1_bus.sql"),
     include_str!("schema/2_turns.sql"),
     include_str!("schema/3_controls.sql"),
@@ -20,6 +20,7 @@ const STEPS: [&str; 7] = [
     include_str!("schema/5_plugins.sql"),
     include_str!("schema/6_rollouts.sql"),
     include_str!("schema/7_published.sql"),
+    include_str!("schema/8_shadows.sql"),
 ];
 
 /// What this build knows.

@@ -15,16 +15,19 @@ use cogo_host::control::{
 use cogo_host::event::{Event, NewEvent};
 use cogo_host::finding::Finding;
 use cogo_host::gate::{Evidence, Scope};
-use cogo_host::ids::{Digest, HolderId, MessageId};
+use cogo_host::ids::{Digest, HolderId, MessageId, ShadowId};
 use cogo_host::pipeline::{NewRun, Run};
 use cogo_host::rollout::{RolloutRow, verdict};
 use cogo_host::route::{Route, RouteKey};
 use cogo_host::selection::{ApprovalId, RolloutId};
+use cogo_host::shadow::verdict::Tally;
+use cogo_host::shadow::{ShadowRow, ShadowRun, ShadowRunRow};
 use cogo_host::store::{
-    ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Component, Depth, EventFilter,
-    HostBeat, HostRow, Latency, Migration, NewApproval, NewPublished, NewRollout, PathEvidence,
-    Renewal, Rescued, Result, Retention, RolloutMove, RunCancelled, RunFigures, RunMove, Settled,
-    Settlement, Started, StartedRollout, Store, StoreError, TaskFilter, Want,
+    ArtifactRow, AttemptRow, BreakerMove, Cancelled, ClaimRequest, Component, Depth, EndedShadow,
+    EventFilter, HostBeat, HostRow, Latency, Migration, NewApproval, NewPublished, NewRollout,
+    NewShadow, PathEvidence, Renewal, Rescued, Result, Retention, RolloutMove, RunCancelled,
+    RunFigures, RunMove, Settled, Settlement, ShadowRunFilter, Started, StartedRollout,
+    StartedShadow, Store, StoreError, TaskFilter, Want,
 };
 use cogo_host::task::{Claim, Enqueued, NewTask, Next, TaskRow};
 use rand::rngs::StdRng;
@@ -383,6 +386,38 @@ impl Store for Faults {
 
     async fn run_figures(&self, since: Duration) -> Result<RunFigures> {
         self.inner.run_figures(since).await
+    }
+
+    async fn start_shadow(&self, new: &NewShadow) -> Result<StartedShadow> {
+        self.inner.start_shadow(new).await
+    }
+
+    async fn end_shadow(&self, id: &ShadowId, decision: &Decision) -> Result<EndedShadow> {
+        self.inner.end_shadow(id, decision).await
+    }
+
+    async fn shadow(&self, id: &ShadowId) -> Result<Option<ShadowRow>> {
+        self.inner.shadow(id).await
+    }
+
+    async fn shadows(&self, limit: u32) -> Result<Vec<ShadowRow>> {
+        self.inner.shadows(limit).await
+    }
+
+    async fn record_shadow(&self, run: &ShadowRun) -> Result<bool> {
+        self.inner.record_shadow(run).await
+    }
+
+    async fn count_dropped(&self, counts: &[(ShadowId, u64)]) -> Result<()> {
+        self.inner.count_dropped(counts).await
+    }
+
+    async fn shadow_runs(&self, filter: &ShadowRunFilter) -> Result<Vec<ShadowRunRow>> {
+        self.inner.shadow_runs(filter).await
+    }
+
+    async fn shadow_tally(&self, id: &ShadowId, route: Option<&RouteKey>) -> Result<Tally> {
+        self.inner.shadow_tally(id, route).await
     }
 
     async fn record(&self, events: &[NewEvent]) -> Result<()> {

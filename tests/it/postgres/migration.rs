@@ -8,7 +8,7 @@ use crate::support::postgres::cluster::Cluster;
 use crate::support::postgres::{cluster, connect, empty, execute, open, superuser, texts};
 
 /// The version of the schema that this build knows.
-const KNOWN: i64 = 7;
+const KNOWN: i64 = 8;
 
 /// As an installation made them: only the original columns, nullable where its
 /// dashboard leaves them so, events numbered by nothing.
@@ -79,7 +79,8 @@ async fn the_schema_before_gains_what_is_new() {
     execute(
         &mut conn,
         "DROP TABLE executor_flags, executor_pauses, executor_approvals, executor_breakers,
-           executor_pipelines, executor_serving, executor_published, executor_rollouts;
+           executor_pipelines, executor_serving, executor_published, executor_rollouts, executor_shadows,
+           executor_shadow_runs;
          ALTER TABLE executor_hosts DROP COLUMN digests;
          ALTER TABLE executor_attempts DROP COLUMN rollout_side;
          DROP INDEX executor_attempts_worker;

@@ -195,6 +195,7 @@ pub fn attempt(plugin: &Plugin) -> Attempt {
         plugin: plugin.version(),
         deadline: Duration::from_secs(20),
         allowance: Allowance::default(),
+        shadow: None,
     }
 }
 

@@ -6,15 +6,17 @@
 
 mod controls;
 mod pipelines;
+mod shadows;
 
 use self::controls::{
     EXECUTOR_APPROVALS, EXECUTOR_BREAKERS, EXECUTOR_FLAGS, EXECUTOR_PAUSES, EXECUTOR_PUBLISHED,
     EXECUTOR_ROLLOUTS, EXECUTOR_SERVING,
 };
 use self::pipelines::EXECUTOR_PIPELINES;
+use self::shadows::{EXECUTOR_SHADOW_RUNS, EXECUTOR_SHADOWS};
 
 /// What this build knows.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 
 /// A table that the host needs.
 pub(super) struct Table {
@@ -390,7 +392,7 @@ const COGO_HOST_SCHEMA: Table = Table {
     indexes: &[],
 };
 
-pub(super) const TABLES: [&Table; 15] = [
+pub(super) const TABLES: [&Table; 17] = [
     &AGENT_MESSAGES,
     &BUS_EVENTS,
     &EXECUTOR_ATTEMPTS,
@@ -405,6 +407,8 @@ pub(super) const TABLES: [&Table; 15] = [
     &EXECUTOR_SERVING,
     &EXECUTOR_ROLLOUTS,
     &EXECUTOR_PUBLISHED,
+    &EXECUTOR_SHADOWS,
+    &EXECUTOR_SHADOW_RUNS,
     &COGO_HOST_SCHEMA,
 ];
 
