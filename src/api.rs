@@ -32,6 +32,7 @@ mod query;
 mod rollouts;
 mod routes;
 mod serve;
+mod shadows;
 mod tasks;
 mod workflows;
 
@@ -55,6 +56,7 @@ pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};
 pub use published::{PublishOrder, PublishRefused, PublishView, RetractRefused, RetractView};
 pub use rollouts::{Candidacy, RolloutRefused, Versions};
 pub use serve::serve;
+pub use shadows::ShadowRefused;
 
 use crate::artifacts::published::PublishedArtifacts;
 use crate::bus::BusHandle;
@@ -166,6 +168,9 @@ pub fn router(api: Api) -> Router {
         .route("/api/rollouts", get(rollouts::list).post(rollouts::start))
         .route("/api/rollouts/{id}", get(rollouts::show))
         .route("/api/rollouts/{id}/{action}", post(rollouts::act))
+        .route("/api/shadows", get(shadows::list).post(shadows::start))
+        .route("/api/shadows/{id}", get(shadows::show))
+        .route("/api/shadows/{id}/stop", post(shadows::stop))
         .route(
             "/api/plugins/published",
             get(published::list).post(published::publish),

@@ -23,6 +23,7 @@ mod rollout;
 mod route;
 mod run;
 mod settings;
+mod shadow;
 mod smoke;
 mod submit;
 mod task;
@@ -107,6 +108,9 @@ enum Command {
     /// Roll a plugin version out, share by share, as long as the gate passes.
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
+    /// Have a version run tasks beside what serves, and compare.
+    #[command(subcommand)]
+    Shadow(shadow::ShadowCommand),
     /// Let the mock stand in for a real executor that is down.
     #[command(subcommand)]
     Fallback(fallback::FallbackCommand),
@@ -207,6 +211,7 @@ fn execute(cli: Cli, output: Output) -> Outcome {
         Command::Flag(command) => on_runtime(flag::flag(context, command)),
         Command::Route(command) => on_runtime(route::route(context, command)),
         Command::Rollout(command) => on_runtime(rollout::rollout(context, command)),
+        Command::Shadow(command) => on_runtime(shadow::shadow(context, command)),
         Command::Fallback(command) => on_runtime(fallback::fallback(context, command)),
         Command::Migrate(args) => on_runtime(migrate::migrate(context, args)),
         Command::Doctor(args) => on_runtime(doctor::doctor(context, args)),

@@ -69,6 +69,8 @@ pub struct Config {
     /// Whether this runs under continuous integration.
     pub ci: bool,
     pub holder_id: String,
+    /// Whether the plugin of a route that a task did not get runs it, too.
+    pub compare: bool,
     /// `ENABLE_COGO_WORKER`, for required routes.
     pub flag: Flag,
     pub served: Served,

@@ -152,6 +152,11 @@ impl TraceId {
         Self(format!("{}{}", smoke_prefix!(), id.as_simple()))
     }
 
+    /// Whether this is the trace of a smoke test.
+    pub fn is_smoke(&self) -> bool {
+        self.0.starts_with(smoke_prefix!())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

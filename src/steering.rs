@@ -1,19 +1,26 @@
-//! Rollouts on the bus, as people look at them and steer them: the row, the
-//! verdict over its step, which hosts are ready, and changes on request.
+//! Rollouts and shadows on the bus, as people look at them and steer them: the
+//! row, the verdict, which hosts are ready, and changes on request.
 //!
 //! Decides nothing: the verdict is [`verdict::judge`]'s, the same that hosts act
-//! on, and what a state allows is said by [`crate::rollout`].
+//! on, or [`shadow::verdict`]'s, and what a state allows is said by
+//! [`crate::rollout`].
 
 use serde::Serialize;
 
 use crate::control::Decision;
 use crate::gate::{GateReport, Thresholds};
+use crate::ids::{Digest, ShadowId};
 use crate::rollout::{Change, IllegalChange, RolloutRow, Share, verdict};
+use crate::route::RouteKey;
 use crate::selection::RolloutId;
-use crate::store::{HostRow, RolloutMove, Store, StoreError};
+use crate::shadow::verdict::Tally;
+use crate::shadow::{self, ShadowRow, ShadowRunRow};
+use crate::store::{HostRow, RolloutMove, ShadowRunFilter, Store, StoreError};
 
 /// How often a change is tried again that somebody else came before.
 const TRIES: u32 = 5;
+/// How many of the latest differences a report shows.
+const SAMPLE: u32 = 10;
 
 /// A rollout and how it is doing.
 #[derive(Debug, Clone, Serialize)]
@@ -46,7 +53,7 @@ impl RolloutView {
         thresholds: &Thresholds,
     ) -> Result<Self, StoreError> {
         let hosts = match row.state.is_active() {
-            true => readiness(&row, &store.hosts().await?),
+            true => readiness(row.candidate, &store.hosts().await?),
             false => Vec::new(),
         };
         Ok(Self {
@@ -58,12 +65,68 @@ impl RolloutView {
     }
 }
 
+/// A shadow and what it found.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShadowView {
+    pub id: ShadowId,
+    /// Absent where nobody ordered it: `compare`.
+    pub row: Option<ShadowRow>,
+    /// Of the latest runs.
+    pub tally: Tally,
+    /// The share of compared runs that came to the same.
+    pub agreement: Option<f64>,
+    pub gate: GateReport,
+    /// The live hosts, while it is under way.
+    pub hosts: Vec<Readiness>,
+    /// The latest that came to something else, newest first.
+    pub sample: Vec<ShadowRunRow>,
+}
+
+impl ShadowView {
+    /// Reads and judges; `None` where there is no such shadow.
+    ///
+    /// # Errors
+    /// When the bus cannot be read.
+    pub async fn read(
+        store: &dyn Store,
+        id: &ShadowId,
+        route: Option<RouteKey>,
+        thresholds: &Thresholds,
+    ) -> Result<Option<Self>, StoreError> {
+        let row = store.shadow(id).await?;
+        if row.is_none() && *id != ShadowId::compare() {
+            return Ok(None);
+        }
+        let hosts = match row.as_ref().filter(|row| row.ended_at.is_none()) {
+            Some(row) => readiness(row.candidate, &store.hosts().await?),
+            None => Vec::new(),
+        };
+        let tally = store.shadow_tally(id, route.as_ref()).await?;
+        let filter = ShadowRunFilter {
+            shadow: Some(id.clone()),
+            route,
+            differing: true,
+            limit: SAMPLE,
+            ..ShadowRunFilter::default()
+        };
+        Ok(Some(Self {
+            id: id.clone(),
+            row,
+            agreement: tally.agreement().share(),
+            gate: shadow::verdict::judge(&tally, thresholds),
+            tally,
+            hosts,
+            sample: store.shadow_runs(&filter).await?,
+        }))
+    }
+}
+
 /// The live hosts, and whether each has the candidate ready.
-pub fn readiness(row: &RolloutRow, hosts: &[HostRow]) -> Vec<Readiness> {
+pub fn readiness(candidate: Digest, hosts: &[HostRow]) -> Vec<Readiness> {
     let live = hosts.iter().filter(|host| host.is_live());
     live.map(|host| Readiness {
         host: host.name.clone(),
-        ready: host.digests.contains(&row.candidate),
+        ready: host.digests.contains(&candidate),
     })
     .collect()
 }

@@ -15,13 +15,18 @@ use crate::event::Event;
 use crate::gate::{self, GateReport, Question, Scope, Thresholds};
 use crate::ids::{Digest, MessageId, TraceId};
 use crate::route::{Policy, RouteKey};
-use crate::store::{AttemptRow, EventFilter, Order, Store, StoreError, TaskFilter};
+use crate::shadow::ShadowRunRow;
+use crate::store::{
+    AttemptRow, EventFilter, Order, ShadowRunFilter, Store, StoreError, TaskFilter,
+};
 use crate::task::TaskRow;
 
 /// More tasks than a person reads; a trace of the pipeline has a handful.
 const MAX_TASKS: u32 = 500;
 /// A task of five attempts leaves about a dozen events.
 const MAX_EVENTS: u32 = 5_000;
+/// Few shadows ever watch a task.
+const MAX_SHADOWS: u32 = 50;
 
 /// How the trace is to be judged.
 #[derive(Clone, Copy)]
@@ -55,6 +60,9 @@ pub struct TaskView {
     /// First to last; an attempt that still runs has no entry yet.
     #[serde(rename = "history")]
     pub attempts: Vec<AttemptView>,
+    /// What other versions came to beside it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shadows: Vec<ShadowRunRow>,
 }
 
 /// An attempt that is over. Spans and log lines count from the hand-over to the
@@ -171,7 +179,16 @@ impl TaskView {
     pub async fn of(store: &dyn Store, task: TaskRow) -> Result<Self, StoreError> {
         let attempts = store.attempts(task.id).await?;
         let attempts = attempts.into_iter().map(AttemptView::from).collect();
-        Ok(Self { task, attempts })
+        let filter = ShadowRunFilter {
+            task: Some(task.id),
+            limit: MAX_SHADOWS,
+            ..ShadowRunFilter::default()
+        };
+        Ok(Self {
+            shadows: store.shadow_runs(&filter).await?,
+            task,
+            attempts,
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::facts::RouteView;
 use super::rollouts::{Candidacy, RolloutRefused, Versions};
 use crate::control::{Decided, Decider, Decision, InvalidReason, Reason};
-use crate::ids::{PluginName, TraceId};
+use crate::ids::{Digest, PluginName, TraceId};
 use crate::route::RouteKey;
 
 /// What the host says to a decision before it goes to the bus, and does after
@@ -37,6 +37,15 @@ pub trait RouteOperator: Send + Sync + 'static {
     /// # Errors
     /// [`RolloutRefused`] where the candidate is not to be had or could not run.
     fn check_rollout(&self, wish: &Candidacy) -> Result<Versions, RolloutRefused>;
+
+    /// The version that is to shadow a route: any of a plugin of the route but the
+    /// one that its tasks get now.
+    ///
+    /// # Errors
+    /// [`RolloutRefused`] where it is not to be had or could not run.
+    fn check_shadow(&self, wish: &Candidacy) -> Result<Digest, RolloutRefused> {
+        self.check_rollout(wish).map(|versions| versions.candidate)
+    }
 
     /// Follows what was just decided, at once.
     async fn follow(&self);

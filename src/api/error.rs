@@ -17,6 +17,7 @@ use super::guard::Denied;
 use super::published::{PublishRefused, RetractRefused};
 use super::query::QueryError;
 use super::rollouts::RolloutRefused;
+use super::shadows::ShadowRefused;
 use crate::artifacts::ArtifactError;
 use crate::ids::{Digest, MessageId, TraceId};
 use crate::intake::{IntakeError, RepeatError};
@@ -63,6 +64,8 @@ pub(super) enum ApiError {
     Route(#[from] RouteRefused),
     #[error(transparent)]
     Rollout(#[from] RolloutRefused),
+    #[error(transparent)]
+    Shadow(#[from] ShadowRefused),
     #[error("there is no approval `{0}`")]
     NoApproval(String),
     #[error("approval `{0}` is over already")]
@@ -152,6 +155,7 @@ impl ApiError {
             }
             Self::Route(refused) => refused.status(),
             Self::Rollout(refused) => refused.status(),
+            Self::Shadow(refused) => refused.status(),
             Self::Publish(refused) => refused.status(),
             Self::Retract(refused) => refused.status(),
             Self::ApprovalOver(_) | Self::RunDiffers(_) | Self::RunEnded { .. } => {
@@ -216,6 +220,7 @@ impl ApiError {
             Self::Rollback(RollbackError::Serves { .. }) => "version_serves",
             Self::Route(refused) => refused.code(),
             Self::Rollout(refused) => refused.code(),
+            Self::Shadow(refused) => refused.code(),
             Self::Publish(refused) => refused.code(),
             Self::Retract(refused) => refused.code(),
             Self::NoApproval(_) => "approval_not_found",
@@ -268,6 +273,7 @@ impl ApiError {
             }
             Self::Route(refused) => return refused.hint(),
             Self::Rollout(refused) => return refused.hint(),
+            Self::Shadow(refused) => return refused.hint(),
             Self::Publish(refused) => return Some(refused.hint()),
             Self::Retract(refused) => refused.hint(),
             Self::NoApproval(_) | Self::ApprovalOver(_) => {

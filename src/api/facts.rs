@@ -24,6 +24,11 @@ pub trait HostFacts: Send + Sync + 'static {
     /// Whether this runs under `CI=true`.
     fn ci(&self) -> bool;
 
+    /// Whether real and mock run side by side for every task.
+    fn compares(&self) -> bool {
+        false
+    }
+
     /// `ENABLE_COGO_WORKER`.
     fn flag(&self) -> FlagView;
 

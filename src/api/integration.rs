@@ -31,6 +31,8 @@ struct HostStatus {
     in_flight: usize,
     draining: bool,
     ci: bool,
+    /// Real and mock run side by side for every task.
+    compare: bool,
 }
 
 pub(super) async fn status(
@@ -51,6 +53,7 @@ pub(super) async fn status(
             in_flight: handle.in_flight(),
             draining: handle.is_draining(),
             ci: facts.ci(),
+            compare: facts.compares(),
         },
         bus,
     }))

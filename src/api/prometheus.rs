@@ -73,6 +73,21 @@ fn render(shared: &Shared, depth: Option<&Depth>) -> String {
         "Attempts that run on this host.",
     );
     page.sample("cogo_attempts_in_flight", &[], bus.in_flight() as u64);
+    let shadows = bus.shadow_counts();
+    page.family(
+        "cogo_shadow_runs_in_flight",
+        "gauge",
+        "Tasks that run again here beside their result, for comparison.",
+    );
+    page.sample("cogo_shadow_runs_in_flight", &[], shadows.running);
+    page.family(
+        "cogo_shadow_runs_total",
+        "counter",
+        "Tasks that ran again in a shadow, and those that found no place for it.",
+    );
+    for (result, count) in [("ran", shadows.ran), ("dropped", shadows.dropped)] {
+        page.sample("cogo_shadow_runs_total", &[("result", result)], count);
+    }
     page.family("cogo_draining", "gauge", "Whether the host claims no more.");
     page.sample("cogo_draining", &[], u64::from(bus.is_draining()));
 

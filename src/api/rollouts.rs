@@ -37,6 +37,19 @@ pub struct Candidacy {
     pub digest: DigestPrefix,
 }
 
+impl Candidacy {
+    /// From `NAME@sha256:DIGEST`, or its first digits.
+    pub(super) fn parse(route: RouteKey, candidate: &str) -> Result<Self, RolloutRefused> {
+        let invalid = || RolloutRefused::Candidate(shortened(candidate));
+        let (plugin, digest) = candidate.split_once('@').ok_or_else(invalid)?;
+        Ok(Self {
+            route,
+            plugin: plugin.parse().map_err(|_| invalid())?,
+            digest: digest.parse().map_err(|_| invalid())?,
+        })
+    }
+}
+
 /// The versions of a rollout, by their digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Versions {
@@ -233,7 +246,7 @@ pub(super) async fn start(
         let given_ms = order.interval_ms;
         return Err(RolloutRefused::Interval { given_ms }.into());
     }
-    let candidacy = candidacy(order.route, &order.candidate)?;
+    let candidacy = Candidacy::parse(order.route, &order.candidate)?;
     let versions = shared.api.routes.check_rollout(&candidacy)?;
     let new = NewRollout {
         route: candidacy.route,
@@ -261,16 +274,6 @@ fn steps(percents: Vec<u8>) -> Result<Steps, RolloutRefused> {
     let shares = percents.into_iter().map(Share::try_from);
     let shares = shares.collect::<Result<Vec<_>, _>>()?;
     Ok(shares.try_into()?)
-}
-
-fn candidacy(route: RouteKey, candidate: &str) -> Result<Candidacy, RolloutRefused> {
-    let invalid = || RolloutRefused::Candidate(shortened(candidate));
-    let (plugin, digest) = candidate.split_once('@').ok_or_else(invalid)?;
-    Ok(Candidacy {
-        route,
-        plugin: plugin.parse().map_err(|_| invalid())?,
-        digest: digest.parse().map_err(|_| invalid())?,
-    })
 }
 
 #[derive(Deserialize)]

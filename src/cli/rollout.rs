@@ -3,6 +3,8 @@
 
 mod tree;
 
+pub(super) use tree::short;
+
 use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
@@ -204,7 +206,7 @@ impl Connection {
 }
 
 /// A running host of the bus: only one can tell whether a candidate would run.
-async fn desk(config: &Config) -> Outcome<Client> {
+pub(super) async fn desk(config: &Config) -> Outcome<Client> {
     let connection = Connection::write(config).await?;
     if let Some(host) = connection.host {
         return Ok(host);

@@ -24,6 +24,9 @@ pub struct RunArgs {
     /// Attempts at once on this host.
     #[arg(long)]
     concurrency: Option<u32>,
+    /// Run real and mock for every task and keep the difference (development).
+    #[arg(long)]
+    compare: bool,
 }
 
 pub fn run(mut context: Context, args: RunArgs) -> Outcome {
@@ -33,6 +36,9 @@ pub fn run(mut context: Context, args: RunArgs) -> Outcome {
     if let Some(concurrency) = args.concurrency {
         let text = concurrency.to_string();
         context.layers.set_flag("concurrency", "concurrency", text);
+    }
+    if args.compare {
+        context.layers.set_flag("compare", "compare", "true");
     }
     let config = context.config()?;
     let output = context.output;

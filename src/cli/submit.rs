@@ -2,20 +2,27 @@
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::Context;
 use super::connection::{Connection, Submitted, no_task};
 use super::output::{Exit, Failure, Outcome, Output};
+use super::trace::shadow_line;
+use super::{Config, Context};
 use crate::ids::MessageId;
+use crate::shadow::ShadowRunRow;
+use crate::store::ShadowRunFilter;
 use crate::task::{Status, TaskRow};
 
 /// How often a waiting command looks.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// How long what `run --compare` finds is waited for: it may have found no place.
+const COMPARING: Duration = Duration::from_secs(10);
+/// More than ever watch one task.
+const SHADOWS: u32 = 10;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -106,12 +113,63 @@ pub async fn submit(context: Context, args: SubmitArgs) -> Outcome {
         })??,
         None => waiting.await?,
     };
-    context.output.answer("task", &task, || ended(&task))?;
+    let shadows = compared(&connection, &config, submitted.id).await?;
+    let shown = Waited {
+        task: &task,
+        shadows: &shadows,
+    };
+    context.output.answer("task", &shown, || {
+        let lines = shadows.iter().map(shadow_line);
+        [ended(&task)]
+            .into_iter()
+            .chain(lines)
+            .collect::<Vec<_>>()
+            .join("\n  ")
+    })?;
     context.output.note(format_args!(
         "`cogo-host trace {}` shows the whole story",
         submitted.trace_id
     ));
     Ok(exit(&task))
+}
+
+/// A task that has ended, and what other versions came to beside it.
+#[derive(serde::Serialize)]
+struct Waited<'a> {
+    #[serde(flatten)]
+    task: &'a TaskRow,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    shadows: &'a [ShadowRunRow],
+}
+
+/// What the other executor of the route came to, where the host compares.
+async fn compared(
+    connection: &Connection,
+    config: &Config,
+    id: MessageId,
+) -> Outcome<Vec<ShadowRunRow>> {
+    let said = match &connection.host {
+        Some(host) => host.get::<Value>("/api/integration/status").await.ok(),
+        None => None,
+    };
+    let said = said.and_then(|status| status.pointer("/host/compare").and_then(Value::as_bool));
+    let patience = match said.unwrap_or(config.compare) {
+        true => COMPARING,
+        false => Duration::ZERO,
+    };
+    let filter = ShadowRunFilter {
+        task: Some(id),
+        limit: SHADOWS,
+        ..ShadowRunFilter::default()
+    };
+    let begun = Instant::now();
+    loop {
+        let found = connection.store.shadow_runs(&filter).await?;
+        if !found.is_empty() || begun.elapsed() >= patience {
+            return Ok(found);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// What was typed, as the API takes it.

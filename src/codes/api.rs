@@ -376,6 +376,30 @@ pub(super) const ENTRIES: &[Entry] = &[
         "try again",
     ),
     entry(
+        "shadow_running",
+        "another shadow watches the route",
+        "a route has one shadow at a time",
+        "look at what it found, or end it: `cogo-host shadow stop`",
+    ),
+    entry(
+        "shadow_not_found",
+        "there is no such shadow",
+        "a typo, or none was begun",
+        "`cogo-host shadow list` shows all",
+    ),
+    entry(
+        "shadow_over",
+        "the shadow has ended already",
+        "somebody ended it before",
+        "`cogo-host shadow report` shows what it found",
+    ),
+    entry(
+        "share_invalid",
+        "the share of a shadow makes no sense",
+        "it is not from 1 to 100",
+        "give whole percents, such as 100",
+    ),
+    entry(
         "steps_invalid",
         "the steps of the rollout make no sense",
         "they are not rising percents that end with 100",

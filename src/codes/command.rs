@@ -328,6 +328,12 @@ pub(super) const ENTRIES: &[Entry] = &[
         "check the path",
     ),
     entry(
+        "shadow_ambiguous",
+        "there are several shadows, and the command names none",
+        "more than one route has one",
+        "name the one that is meant",
+    ),
+    entry(
         "rollout_ambiguous",
         "there are several rollouts, and the command names none",
         "more than one route has one",

@@ -41,6 +41,7 @@ impl Config {
             ci: layers.environment("CI") == Some("true"),
             state_dir: read.state_dir()?,
             holder_id: read.holder_id()?,
+            compare: read.compare(stage)?,
             flag: read.flag()?,
             served: read.served(stage)?,
             routes: read.routes()?,
@@ -253,6 +254,22 @@ impl Reader<'_> {
             value: Some(truth),
             origin: value.origin,
         })
+    }
+
+    fn compare(&self, stage: Stage) -> Result<bool, ConfigError> {
+        let Some(value) = self.value("compare")? else {
+            return Ok(false);
+        };
+        match (truth(&value.text), stage) {
+            (None, _) => Err(wrong("compare", &value, "expected true or false")),
+            (Some(false), _) => Ok(false),
+            (Some(true), Stage::Development) => Ok(true),
+            (Some(true), Stage::Staging | Stage::Production) => {
+                let problem = "real and mock run side by side only in development";
+                let hint = "order a shadow: `cogo-host shadow start --route ROUTE --candidate NAME@DIGEST`";
+                Err(wrong("compare", &value, problem).hint(hint))
+            }
+        }
     }
 
     fn served(&self, stage: Stage) -> Result<Served, ConfigError> {

@@ -40,7 +40,7 @@ fn of_setting(setting: &Setting) -> Value {
             let names: Vec<&str> = Stage::ALL.iter().map(|stage| stage.as_str()).collect();
             json!({ "enum": names })
         }
-        "enable_cogo_worker" => boolean(),
+        "enable_cogo_worker" | "compare" => boolean(),
         "fail_rate_max" => json!({ "type": ["number", "string"], "minimum": 0, "maximum": 1 }),
         "decision_quality_min" => {
             json!({ "type": ["number", "string"], "minimum": 0, "maximum": 100 })

@@ -85,6 +85,12 @@ pub const SETTINGS: &[Setting] = &[
         "real executors on required routes; unset: by stage",
     ),
     setting(
+        "compare",
+        "COGO_COMPARE",
+        Some("false"),
+        "development: run real and mock for every task, and keep the difference",
+    ),
+    setting(
         "cogo_worker_url",
         "COGO_WORKER_URL",
         None,

@@ -75,6 +75,10 @@ impl HostFacts for Facts {
         self.config.ci
     }
 
+    fn compares(&self) -> bool {
+        self.config.compare
+    }
+
     fn flag(&self) -> FlagView {
         let Flag { value, origin } = &self.config.flag;
         FlagView {

@@ -17,13 +17,16 @@ use super::controls::{Known, LiveControls, RouteNow};
 use super::probes::Probes;
 use super::routes::{LoadedPlugins, RouteEntry, RouteTable, plugin_missing};
 use crate::api::RolloutRefused;
+use crate::attempt::{InShadow, SideEffects};
 use crate::breaker::{Probe, RealPath, Said};
 use crate::config::{Config, ConfigError};
-use crate::ids::{Digest, PluginName};
+use crate::ids::{Digest, PluginName, ShadowId};
 use crate::plugin::catalog::DigestPrefix;
-use crate::route::RouteKey;
-use crate::routing::{Assigned, EndedAttempt, Hold, KnownRoute, Routing, ServedRoute, Unassigned};
-use crate::selection::{Breaker, Choice};
+use crate::route::{RouteKey, RoutePlugins};
+use crate::routing::{
+    Assigned, EndedAttempt, Hold, KnownRoute, Routing, ServedRoute, Shadowing, Unassigned,
+};
+use crate::selection::{Breaker, Choice, Path};
 use crate::task::Claim;
 
 /// The table as it is now.
@@ -55,6 +58,9 @@ impl LiveRoutes {
     ) -> Result<Self, ConfigError> {
         let flags = controls.now().flags();
         let table = RouteTable::build(config, Arc::clone(&plugins), &flags)?;
+        if config.compare {
+            warn_of_incomparable(&table);
+        }
         Ok(Self {
             config: config.clone(),
             plugins,
@@ -213,6 +219,20 @@ impl LiveRoutes {
     }
 }
 
+/// Tells of routes whose other plugin could not run, so that nothing is compared.
+fn warn_of_incomparable(table: &RouteTable) {
+    for entry in table.entries() {
+        let RoutePlugins::Pair { real, mock } = &entry.plugins else {
+            continue;
+        };
+        for plugin in [real, mock] {
+            if let Err(problem) = table.runnable(&entry.key, plugin, None) {
+                tracing::warn!(route = %entry.key, "`{}` is not compared: {problem}", entry.key);
+            }
+        }
+    }
+}
+
 /// A probe that a task may get.
 struct Probing {
     path: RealPath,
@@ -293,6 +313,52 @@ impl Routing for LiveRoutes {
             assigned.hold = Hold::of(Arc::new((assigned.hold, token)));
         }
         Ok(assigned)
+    }
+
+    fn shadows(&self, claim: &Claim, assigned: &Assigned) -> Vec<Shadowing> {
+        let known = self.controls.now();
+        let ordered = &known.controls.shadows;
+        let nobody_watches = ordered.is_empty() && !self.config.compare;
+        // What a mock came to in place of the real executor is nothing to compare
+        // with, and what goes wrong on purpose is no evidence.
+        if nobody_watches || assigned.why.fallback || claim.trace_id.is_smoke() {
+            return Vec::new();
+        }
+        let (table, key) = (self.table(), &claim.route.key);
+        let Some(entry) = table.get(key) else {
+            return Vec::new();
+        };
+        let ran = assigned.plugin.digest;
+        let wants = ordered.iter().filter(|row| row.route == *key);
+        let wants = wants.filter(|row| row.wants(claim.id, ran)).map(|row| {
+            let terms = InShadow {
+                id: row.id.clone(),
+                side_effects: row.side_effects,
+            };
+            (&row.plugin, Some(row.candidate), terms)
+        });
+        let other = match (&entry.plugins, assigned.why.path) {
+            (RoutePlugins::Pair { mock, .. }, Path::Real) => Some(mock),
+            (RoutePlugins::Pair { real, .. }, Path::Mock) => Some(real),
+            (RoutePlugins::Only(_), _) | (_, Path::Only) => None,
+        };
+        let compared = other.filter(|_| self.config.compare).map(|plugin| {
+            let terms = InShadow {
+                id: ShadowId::compare(),
+                side_effects: SideEffects::Allow,
+            };
+            (plugin, None, terms)
+        });
+        let shadowing = |(plugin, digest, terms)| {
+            let loaded = table.runnable(key, plugin, digest).ok()?;
+            Some(Shadowing {
+                terms,
+                deadline: entry.deadline.unwrap_or(loaded.deadline),
+                plugin: loaded.version,
+                hold: loaded.hold,
+            })
+        };
+        wants.chain(compared).filter_map(shadowing).collect()
     }
 
     fn ended(&self, attempt: EndedAttempt) {

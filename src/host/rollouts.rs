@@ -87,7 +87,7 @@ impl Rollouts {
         match &row.state {
             State::Waiting => {
                 let hosts = bounded(PATIENCE, self.store.hosts()).await?;
-                let live = steering::readiness(row, &hosts);
+                let live = steering::readiness(row.candidate, &hosts);
                 match !live.is_empty() && live.iter().all(|host| host.ready) {
                     true => self.change(row, &Change::HostsReady, None).await,
                     false => Ok(false),

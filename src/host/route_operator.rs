@@ -10,6 +10,7 @@ use super::live_routes::LiveRoutes;
 use super::routes::RouteTable;
 use crate::api::{Candidacy, RolloutRefused, RouteOperator, RouteRefused, Versions};
 use crate::bus::BusHandle;
+use crate::ids::{Digest, PluginName};
 use crate::route::{Policy, RouteKey, RoutePlugins};
 use crate::selection::Choice;
 use crate::store::Store;
@@ -23,6 +24,15 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// Whether a task of the route would get this plugin now.
+    fn runs(&self, route: &RouteKey, plugin: &PluginName) -> bool {
+        let (table, known) = (self.routes.table(), self.routes.decided());
+        table.get(route).is_some_and(|entry| {
+            let choice = table.choice(entry, &known.of(entry), false);
+            matches!(choice, Choice::Run { plugin: runs, .. } if runs == *plugin)
+        })
+    }
+
     fn unknown(table: &RouteTable, asked: &RouteKey) -> RouteRefused {
         RouteRefused::Unknown {
             asked: asked.clone(),
@@ -89,6 +99,20 @@ impl RouteOperator for Desk {
         match table.runnable(&wish.route, &wish.plugin, Some(candidate)) {
             Ok(_) => Ok(Versions { candidate, stable }),
             Err(problem) => Err(RolloutRefused::Unrunnable(problem.to_string())),
+        }
+    }
+
+    fn check_shadow(&self, wish: &Candidacy) -> Result<Digest, RolloutRefused> {
+        match self.check_rollout(wish) {
+            // It serves, and the flag has the route's tasks run on the other one.
+            Err(RolloutRefused::Serves { plugin, digest }) if !self.runs(&wish.route, &plugin) => {
+                let table = self.routes.table();
+                match table.runnable(&wish.route, &plugin, Some(digest)) {
+                    Ok(_) => Ok(digest),
+                    Err(problem) => Err(RolloutRefused::Unrunnable(problem.to_string())),
+                }
+            }
+            checked => checked.map(|versions| versions.candidate),
         }
     }
 

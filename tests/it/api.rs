@@ -18,4 +18,5 @@ mod host;
 mod plugins;
 mod refusals;
 mod rollouts;
+mod shadows;
 mod tasks;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::harness::{Answer, Setup, TOKEN, TestApi};
 use super::host::ROUTE;
 
-async fn guarded() -> TestApi {
+pub(super) async fn guarded() -> TestApi {
     TestApi::with(Setup {
         stage: Stage::Staging,
         writes_need_token: true,
@@ -18,13 +18,13 @@ async fn guarded() -> TestApi {
     .await
 }
 
-async fn post(api: &TestApi, path: &str, body: &Value) -> Answer {
+pub(super) async fn post(api: &TestApi, path: &str, body: &Value) -> Answer {
     let request = api.request(Method::POST, path).bearer_auth(TOKEN);
     api.send(request.json(body)).await
 }
 
 /// An order that the test host takes, of the plugin that it knows.
-async fn order(api: &TestApi) -> Value {
+pub(super) async fn order(api: &TestApi) -> Value {
     let plugins = api.get("/api/plugins").await.json();
     let name = plugins["plugins"][0]["name"].as_str().unwrap();
     json!({

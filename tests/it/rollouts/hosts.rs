@@ -17,7 +17,7 @@ use crate::support::process::until;
 
 const ROUTE: &str = "sandbox/run";
 
-fn member(name: &str, url: &str) -> Member {
+pub(super) fn member(name: &str, url: &str) -> Member {
     Member::new(name, url, LONG_LEASE_MS)
         .with("COGO_STAGE", "staging")
         .with("AGENT_SERVICE", "sandbox")
@@ -28,7 +28,7 @@ fn member(name: &str, url: &str) -> Member {
 
 /// Puts a version of the mock into the directory of a host, where it waits as a
 /// candidate.
-fn put(host: &Member, bytes: &[u8]) -> String {
+pub(super) fn put(host: &Member, bytes: &[u8]) -> String {
     let directory = host.path().join("plugins");
     fs::create_dir_all(&directory).unwrap();
     let draft = directory.join("mock.wasm.draft");
@@ -37,14 +37,14 @@ fn put(host: &Member, bytes: &[u8]) -> String {
     Digest::of(bytes).to_string()
 }
 
-fn mock(host: &Member) -> Value {
+pub(super) fn mock(host: &Member) -> Value {
     let listing = host.get("/api/plugins");
     let plugins = listing["plugins"].as_array().unwrap();
     let mock = plugins.iter().find(|plugin| plugin["name"] == "mock");
     mock.unwrap().clone()
 }
 
-fn is_candidate(host: &Member, digest: &str) {
+pub(super) fn is_candidate(host: &Member, digest: &str) {
     until("the version is a candidate", &mut || {
         let mock = mock(host);
         let candidates = mock["candidates"].as_array().unwrap().iter();
@@ -73,7 +73,7 @@ fn bad() -> Vec<u8> {
     guest.component()
 }
 
-fn tasks(n: usize) -> Vec<NewTask> {
+pub(super) fn tasks(n: usize) -> Vec<NewTask> {
     let plain = hand::tasks(ROUTE, n).into_iter();
     let tasks = plain.map(|task| NewTask {
         payload: json!({ "command": "true" }),
@@ -83,7 +83,7 @@ fn tasks(n: usize) -> Vec<NewTask> {
 }
 
 /// Puts tasks on the bus and waits for their ends.
-fn work(bus: &Bus, n: usize) -> Vec<MessageId> {
+pub(super) fn work(bus: &Bus, n: usize) -> Vec<MessageId> {
     let tasks = tasks(n);
     bus.submit(&tasks);
     bus.until_ended(&tasks);
@@ -122,7 +122,7 @@ fn until_state(host: &Member, state: &str) -> Value {
 }
 
 /// The digests that a task's attempts ran on.
-fn ran_on(bus: &Bus, id: MessageId) -> Vec<String> {
+pub(super) fn ran_on(bus: &Bus, id: MessageId) -> Vec<String> {
     let attempts = bus.attempts(id).into_iter();
     attempts
         .filter_map(|a| a.digest)
