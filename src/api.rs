@@ -23,6 +23,9 @@ mod hosts;
 mod index;
 mod integration;
 mod metrics;
+mod openapi;
+mod operation;
+mod operations;
 mod path;
 mod pipeline;
 mod plugins;
@@ -41,7 +44,6 @@ use std::sync::Arc;
 pub use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use tokio::sync::{Notify, Semaphore};
 
 pub use approvals::RevokedView;
@@ -52,6 +54,7 @@ pub use facts::{
     PreviousView, Profile, ReadinessCheck, RefusedFileView, RouteDecided, RouteView, ServingView,
 };
 pub use hosts::HostNames;
+pub use openapi::openapi;
 pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};
 pub use published::{PublishOrder, PublishRefused, PublishView, RetractRefused, RetractView};
 pub use rollouts::{Candidacy, RolloutRefused, Versions};
@@ -128,63 +131,9 @@ pub fn router(api: Api) -> Router {
         answered: prometheus::Answered::default(),
         streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
     });
-    Router::new()
-        .route("/", get(index::show))
-        .route(guard::LIVENESS, get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(prometheus::expose))
-        .route("/artifacts/{task}/{*path}", get(artifacts::fetch))
-        .route(
-            "/api/approvals",
-            get(approvals::list).post(approvals::approve),
-        )
-        .route("/api/approvals/{id}/revoke", post(approvals::revoke))
-        .route("/api/events", get(events::follow))
-        .route("/api/flags", get(flags::list).put(flags::set))
-        .route("/api/integration/status", get(integration::status))
-        .route("/api/metrics/bus/events", get(metrics::bus::events))
-        .route("/api/metrics/bus/latency", get(metrics::bus::latency))
-        .route(
-            "/api/metrics/orchestrator/decision-quality",
-            get(metrics::orchestrator::decision_quality),
-        )
-        .route("/api/metrics/trace/{trace}", get(metrics::trace::show))
-        .route("/api/pauses", get(routes::pauses).put(routes::set_pause))
-        .route(
-            "/api/metrics/workflows/codeBuildTest",
-            get(metrics::workflows::code_build_test),
-        )
-        .route(
-            "/api/pipeline/codeBuildTest",
-            get(pipeline::list).post(pipeline::start),
-        )
-        .route("/api/pipeline/codeBuildTest/{task}", get(pipeline::show))
-        .route(
-            "/api/pipeline/codeBuildTest/{task}/cancel",
-            post(pipeline::cancel),
-        )
-        .route("/api/plugins", get(plugins::list))
-        .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
-        .route("/api/rollouts", get(rollouts::list).post(rollouts::start))
-        .route("/api/rollouts/{id}", get(rollouts::show))
-        .route("/api/rollouts/{id}/{action}", post(rollouts::act))
-        .route("/api/shadows", get(shadows::list).post(shadows::start))
-        .route("/api/shadows/{id}", get(shadows::show))
-        .route("/api/shadows/{id}/stop", post(shadows::stop))
-        .route(
-            "/api/plugins/published",
-            get(published::list).post(published::publish),
-        )
-        .route(
-            "/api/plugins/published/{digest}/retract",
-            post(published::retract),
-        )
-        .route("/api/routes", get(routes::list))
-        .route("/api/tasks", get(tasks::list).post(tasks::submit))
-        .route("/api/tasks/{id}", get(tasks::show))
-        .route("/api/tasks/{id}/cancel", post(tasks::cancel))
-        .route("/api/tasks/{id}/retry", post(tasks::retry))
-        .route("/api/workflows/gate", get(workflows::gate))
+    let operations = operations::all().into_iter();
+    operations
+        .fold(Router::new(), |router, operation| operation.serve(router))
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&shared), guard::guard))

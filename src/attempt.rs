@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -130,7 +131,7 @@ impl Usage {
 }
 
 /// The exact plugin version that an attempt runs on, from claim to settlement.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PluginVersion {
     pub name: PluginName,
     pub version: String,
@@ -140,7 +141,7 @@ pub struct PluginVersion {
 
 /// Whether a plugin does the work or only simulates it. What counts is the
 /// operator's word or the digest of a bundled plugin, never the plugin's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Real,
@@ -176,7 +177,7 @@ pub struct InShadow {
 }
 
 /// What a shadow may do to the world. It never publishes artifacts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SideEffects {
     /// It may read (`GET`, `HEAD`) where its plugin may; other requests are
@@ -215,7 +216,7 @@ pub struct AttemptControl {
 }
 
 /// What a plugin says of its progress.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Progress {
     /// From 0 to 1.
     pub fraction: Option<f64>,
@@ -246,7 +247,7 @@ pub struct Measured {
 }
 
 /// A stretch of an attempt: instantiation, the call, an outbound request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Span {
     pub name: String,
     /// From the hand-over of the attempt.
@@ -257,7 +258,7 @@ pub struct Span {
 }
 
 /// One line that the plugin logged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     /// From the hand-over of the attempt.
     pub at_us: u64,
@@ -265,7 +266,7 @@ pub struct LogLine {
     pub message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     Trace,

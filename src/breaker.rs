@@ -23,6 +23,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::{AttemptOutcome, Blame};
@@ -49,7 +50,9 @@ const DOUBLINGS: u32 = 4;
 const PASS_ON: Duration = Duration::from_secs(1);
 
 /// What a breaker is about: one plugin on one route.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub struct RealPath {
     pub plugin: PluginName,
     pub route: RouteKey,
@@ -108,7 +111,7 @@ pub struct Evidence {
 }
 
 /// Why a breaker opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "cause", rename_all = "snake_case")]
 pub enum Cause {
     /// Half of the results or more were failures.
@@ -151,7 +154,7 @@ pub fn trips(evidence: &Evidence) -> Option<Cause> {
 }
 
 /// A breaker as the bus holds it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BreakerRow {
     #[serde(flatten)]
     pub path: RealPath,
@@ -161,7 +164,7 @@ pub struct BreakerRow {
     pub state: State,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
     Closed,
@@ -183,7 +186,7 @@ pub enum State {
 }
 
 /// What stays the same from opening to closing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outage {
     #[serde(flatten)]
     pub cause: Cause,

@@ -11,6 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -83,7 +84,7 @@ impl Controls {
 }
 
 /// A route's flag as it is set on the bus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlagRow {
     pub route: RouteKey,
     /// Whether the real executor runs.
@@ -94,7 +95,7 @@ pub struct FlagRow {
 }
 
 /// A route that an operator stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PauseRow {
     pub route: RouteKey,
     pub actor: String,
@@ -103,7 +104,7 @@ pub struct PauseRow {
 }
 
 /// A permission to use the mock in place of the real executor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalRow {
     pub id: ApprovalId,
     pub route: RouteKey,
@@ -132,7 +133,7 @@ pub struct ServingRow {
 }
 
 /// A plugin version that lies on the bus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PublishedRow {
     pub digest: Digest,
     pub name: PluginName,

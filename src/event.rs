@@ -5,6 +5,7 @@
 //! record. This module only says what they are; each carries a `trace_id`.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -101,7 +102,7 @@ pub struct NewEvent {
 }
 
 /// An event as it is read back.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     pub id: i64,
     pub created_at: DateTime<Utc>,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::Kind;
@@ -22,7 +23,7 @@ pub enum Scope {
 }
 
 /// The limits of the checks.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub struct Thresholds {
     /// Share of failed tasks, 0 to 1.
     pub fail_rate_max: f64,
@@ -83,7 +84,7 @@ pub enum How {
 }
 
 /// What the whole gate says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Pass,
@@ -102,7 +103,7 @@ impl fmt::Display for Verdict {
 }
 
 /// One line of the gate.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Check {
     pub name: &'static str,
     pub verdict: Verdict,
@@ -118,7 +119,7 @@ pub struct Check {
     pub note: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum Comparison {
     #[serde(rename = "<=")]
     AtMost,
@@ -126,7 +127,7 @@ pub enum Comparison {
     AtLeast,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// A share from 0 to 1.
@@ -137,7 +138,7 @@ pub enum Unit {
 }
 
 /// The verdict and what it rests on.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct GateReport {
     pub verdict: Verdict,
     pub checks: Vec<Check>,

@@ -27,9 +27,20 @@ impl InvalidId {
     }
 }
 
-/// Implements text conversion and serde for a newtype by its `FromStr` and `Display`.
+/// Implements text conversion, serde and a schema for a newtype by its `FromStr`
+/// and `Display`; the pattern is what `FromStr` takes, for readers of the schema.
 macro_rules! text_id {
-    ($name:ident) => {
+    ($name:ident, $pattern:literal) => {
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "pattern": $pattern })
+            }
+        }
+
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -74,7 +85,7 @@ impl FromStr for MessageId {
     }
 }
 
-text_id!(MessageId);
+text_id!(MessageId, "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$");
 
 /// Which shadow: what runs tasks again, beside what serves, for comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,7 +128,7 @@ impl FromStr for ShadowId {
     }
 }
 
-text_id!(ShadowId);
+text_id!(ShadowId, "^[A-Za-z0-9-]{1,64}$");
 
 /// Correlates every event, log line and outbound request of a task.
 ///
@@ -200,7 +211,7 @@ impl FromStr for TraceId {
     }
 }
 
-text_id!(TraceId);
+text_id!(TraceId, "^[!-~]{1,128}$");
 
 /// The SHA-256 of a component's bytes: which code ran.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -257,7 +268,7 @@ impl FromStr for Digest {
     }
 }
 
-text_id!(Digest);
+text_id!(Digest, "^sha256:[0-9a-f]{64}$");
 
 /// One start of one host process, as written to `claimed_by`: the configured
 /// `HOLDER_ID`, a colon, and an id of the process start. A restarted host is
@@ -317,7 +328,7 @@ impl FromStr for PluginName {
     }
 }
 
-text_id!(PluginName);
+text_id!(PluginName, "^[a-z][a-z0-9]*(-[a-z0-9]+)*$");
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -21,7 +22,7 @@ const TEXT_MAX: usize = 256;
 const DELAY_MAX_MS: u64 = 365 * 24 * 3600 * 1000;
 
 /// A task as a producer asks for it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Submission {
     pub service: String,

@@ -14,6 +14,7 @@
 //! ```
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -32,7 +33,7 @@ pub const WORKFLOW: &str = "codeBuildTest";
 pub const REPORT_PATH: &str = "build-test/report.json";
 
 /// What somebody wants built and tested.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Order {
     /// Names the run: the same order again is the same run.
@@ -79,7 +80,7 @@ pub struct NewRun {
 }
 
 /// How far a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     Codegen,
@@ -122,7 +123,7 @@ impl std::str::FromStr for State {
 }
 
 /// A run as the bus holds it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Run {
     pub task_id: String,
     pub trace_id: TraceId,

@@ -28,6 +28,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -43,8 +44,11 @@ pub const INTERVALS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 
 /// How many of a hundred tasks get the candidate: 1 to 100.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "u8", into = "u8")]
+#[schemars(extend("minimum" = 1, "maximum" = 100))]
 pub struct Share(u8);
 
 impl Share {
@@ -97,8 +101,9 @@ impl fmt::Display for Share {
 }
 
 /// The shares of a rollout, one after the other: at least one, rising.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<Share>", into = "Vec<Share>")]
+#[schemars(extend("minItems" = 1, "maxItems" = MAX_STEPS))]
 pub struct Steps(Vec<Share>);
 
 /// Why a text is no steps.
@@ -204,7 +209,7 @@ impl Draw {
 }
 
 /// A rollout as the bus holds it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RolloutRow {
     pub id: RolloutId,
     pub route: RouteKey,
@@ -229,7 +234,7 @@ pub struct RolloutRow {
 
 /// How a rollout stands. Steps are counted from 0; `for_ms` is how long the step
 /// has lasted, by the database's clock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
     /// Not every live host has the candidate ready; no task gets it.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::PluginName;
@@ -104,6 +105,20 @@ impl FromStr for RouteKey {
     }
 }
 
+impl JsonSchema for RouteKey {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RouteKey".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "`service/role`",
+            "pattern": "^[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}$",
+        })
+    }
+}
+
 impl Serialize for RouteKey {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -118,7 +133,7 @@ impl<'de> Deserialize<'de> for RouteKey {
 }
 
 /// A full address on the bus.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Route {
     pub key: RouteKey,
     pub shard: i32,
@@ -166,7 +181,7 @@ impl KnownRole {
 }
 
 /// Whether a route's choice between real and mock follows the stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// The stage table applies; a gate wants real results.
@@ -176,7 +191,7 @@ pub enum Policy {
 }
 
 /// Which plugins a route may run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoutePlugins {
     /// A real executor and its stand-in; flag and stage choose.

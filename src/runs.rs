@@ -4,6 +4,7 @@
 //! Command line and API show the same [`RunView`]. **Invariant:** this module
 //! only reads and arranges.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ use crate::store::{EventFilter, Store, StoreError};
 const MAX_EVENTS: u32 = 1_000;
 
 /// What there is to know of a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct RunView {
     pub workflow: &'static str,
     pub task_id: String,
@@ -36,13 +37,13 @@ pub struct RunView {
 }
 
 /// The bus rows of the stages, as far as they were reached.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 pub struct StageIds {
     pub codegen: Option<MessageId>,
     pub build_test: Option<MessageId>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 pub struct Progress {
     pub done: u32,
     pub of: u32,

@@ -4,6 +4,7 @@
 //! It never looks anything up; whoever calls it gathers the [`Situation`]. The
 //! answer carries its reasons, which go onto the attempt row word for word.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, PluginName};
@@ -39,7 +40,9 @@ pub enum Breaker {
 }
 
 /// A recorded permission to use the mock in place of the real executor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct ApprovalId(pub String);
 
@@ -71,7 +74,9 @@ pub struct RolloutShare<'a> {
 }
 
 /// Which rollout of a plugin version.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct RolloutId(String);
 
@@ -112,7 +117,7 @@ impl std::str::FromStr for RolloutId {
 }
 
 /// The version of a plugin that a task got in a rollout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     Stable,
@@ -170,7 +175,7 @@ pub enum Choice {
 }
 
 /// Why a route's tasks wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldReason {
     /// Production, the real path is down, and nobody approved the mock.
@@ -182,7 +187,7 @@ pub enum HoldReason {
 }
 
 /// The reasons for a choice, as the attempt row keeps them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Why {
     pub path: Path,
     pub basis: Basis,
@@ -197,7 +202,7 @@ pub struct Why {
     pub rollout: Option<RolloutWhy>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RolloutWhy {
     pub id: RolloutId,
     /// The side that it ran on, whatever was drawn.
@@ -215,7 +220,7 @@ impl Why {
 }
 
 /// Which of a route's executors runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
     Real,
@@ -225,7 +230,7 @@ pub enum Path {
 }
 
 /// What the path was decided by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
     /// The flag was set.

@@ -19,6 +19,7 @@ pub mod events;
 pub mod verdict;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::{PluginVersion, SideEffects};
@@ -28,7 +29,7 @@ use crate::route::{Route, RouteKey};
 use difference::{Comparison, Seen};
 
 /// A shadow as the bus holds it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ShadowRow {
     pub id: ShadowId,
     pub route: RouteKey,
@@ -58,7 +59,7 @@ impl ShadowRow {
 }
 
 /// One task that ran in a shadow, beside what it came to itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ShadowRun {
     pub shadow: ShadowId,
     pub message_id: MessageId,
@@ -76,7 +77,7 @@ pub struct ShadowRun {
 }
 
 /// The same, as it is read back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ShadowRunRow {
     #[serde(flatten)]
     pub run: ShadowRun,

@@ -5,6 +5,7 @@
 //! on, or [`shadow::verdict`]'s, and what a state allows is said by
 //! [`crate::rollout`].
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::control::Decision;
@@ -23,7 +24,7 @@ const TRIES: u32 = 5;
 const SAMPLE: u32 = 10;
 
 /// A rollout and how it is doing.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct RolloutView {
     #[serde(flatten)]
     pub row: RolloutRow,
@@ -36,7 +37,7 @@ pub struct RolloutView {
 }
 
 /// Whether a host could run the candidate at once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Readiness {
     pub host: String,
     pub ready: bool,
@@ -66,7 +67,7 @@ impl RolloutView {
 }
 
 /// A shadow and what it found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ShadowView {
     pub id: ShadowId,
     /// Absent where nobody ordered it: `compare`.

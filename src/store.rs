@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -166,7 +167,7 @@ pub enum Renewal {
 }
 
 /// What became of a wish to cancel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cancelled {
     /// It was waiting and is `failed` now.
@@ -248,7 +249,7 @@ pub struct AttemptRow {
 }
 
 /// How long tasks waited for their claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Latency {
     pub p50_ms: Option<u64>,
     pub p90_ms: Option<u64>,
@@ -257,7 +258,7 @@ pub struct Latency {
 
 /// How full the bus is, by status. Large counts may be estimates of the
 /// database: this is for people and their graphs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
 pub struct Depth {
     pub queued: u64,
     pub claimed: u64,

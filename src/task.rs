@@ -17,6 +17,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,7 +30,7 @@ use crate::route::Route;
 use crate::selection::FixedSide;
 
 /// The `status` column. Other programs read it, so there is no other value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Queued,
@@ -315,7 +316,7 @@ fn within_ttl(problem: Problem, delay: Duration, refund: Refund, standing: &Stan
 }
 
 /// One bus row as people and programs read it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TaskRow {
     pub id: MessageId,
     pub created_at: DateTime<Utc>,

@@ -6,6 +6,7 @@
 //! [`crate::gate`]'s.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -38,7 +39,7 @@ pub struct Judging<'a> {
 }
 
 /// The whole story of a trace.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct TraceView {
     pub trace_id: TraceId,
     /// The same as outbound requests carry it in `traceparent`.
@@ -53,7 +54,7 @@ pub struct TraceView {
 }
 
 /// A task and what was tried.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TaskView {
     #[serde(flatten)]
     pub task: TaskRow,
@@ -67,7 +68,7 @@ pub struct TaskView {
 
 /// An attempt that is over. Spans and log lines count from the hand-over to the
 /// executor.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct AttemptView {
     pub message_id: MessageId,
     pub lease_epoch: i64,

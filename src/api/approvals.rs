@@ -8,6 +8,7 @@ use axum::Json as Answer;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -26,7 +27,7 @@ use crate::store::NewApproval;
 const APPROVALS_DEFAULT: u32 = 50;
 const APPROVALS_MAX: u32 = 500;
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Approvals {
     /// Newest first; those that are over have `left_ms` 0.
     approvals: Vec<ApprovalRow>,
@@ -44,7 +45,7 @@ pub(super) async fn list(
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Approve {
     route: RouteKey,
@@ -80,14 +81,14 @@ pub(super) async fn approve(
     Ok((StatusCode::CREATED, Answer(row)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Revoke {
     reason: Option<String>,
 }
 
 /// An approval that was ended before its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RevokedView {
     pub id: ApprovalId,
     /// Of the `fallback_revoked` event.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -130,7 +131,7 @@ pub(super) fn reason(text: Option<&str>) -> Result<Option<Reason>, ApiError> {
 }
 
 /// What a decision made of its route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DecidedView {
     pub route: RouteKey,
     /// Whether it was otherwise before.

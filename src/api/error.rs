@@ -9,6 +9,7 @@ use std::fmt::Display;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::body::BodyError;
@@ -339,27 +340,31 @@ impl ApiError {
     }
 }
 
+/// The one shape of every error.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ErrorAnswer {
+    error: ErrorView,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ErrorView {
+    /// Stable and machine-readable.
+    code: &'static str,
+    message: String,
+    /// What can be done about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Answer {
-            error: Shown,
-        }
-        #[derive(Serialize)]
-        struct Shown {
-            code: &'static str,
-            message: String,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            hint: Option<String>,
-        }
-
         self.log();
-        let error = Shown {
+        let error = ErrorView {
             code: self.code(),
             message: self.to_string(),
             hint: self.hint(),
         };
-        let mut response = (self.status(), Json(Answer { error })).into_response();
+        let mut response = (self.status(), Json(ErrorAnswer { error })).into_response();
         if let Some((name, value)) = self.header() {
             response.headers_mut().insert(name, value);
         }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Kind, PluginVersion};
@@ -51,7 +52,7 @@ pub trait HostFacts: Send + Sync + 'static {
 }
 
 /// A flag and how it was set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FlagView {
     pub name: String,
     /// `None` leaves it to stage and policy.
@@ -61,7 +62,7 @@ pub struct FlagView {
 }
 
 /// A route and the executor that a task would get now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteView {
     pub route: RouteKey,
     pub policy: Policy,
@@ -78,7 +79,7 @@ pub struct RouteView {
 }
 
 /// What operators and hosts decided about a route, where they did.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct RouteDecided {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flag: Option<FlagRow>,
@@ -96,7 +97,7 @@ pub struct RouteDecided {
 }
 
 /// What would happen to a task of the route now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ExecutorNow {
     /// This plugin version would run it.
@@ -108,7 +109,7 @@ pub enum ExecutorNow {
 }
 
 /// A plugin as the host knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PluginView {
     pub name: PluginName,
     pub source: PluginSource,
@@ -132,7 +133,7 @@ pub struct PluginView {
 }
 
 /// A version that served before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PreviousView {
     pub version: String,
     pub digest: Digest,
@@ -141,7 +142,7 @@ pub struct PreviousView {
 }
 
 /// The watched directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DirectoryView {
     pub path: PathBuf,
     pub state: DirectoryStateView,
@@ -151,7 +152,7 @@ pub struct DirectoryView {
     pub refused_files: Vec<RefusedFileView>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DirectoryStateView {
     Watched,
@@ -161,14 +162,14 @@ pub enum DirectoryStateView {
     Unreadable,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RefusedFileView {
     pub file: String,
     pub error: String,
     pub hint: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PluginSource {
     /// Embedded in the host.
@@ -180,7 +181,7 @@ pub enum PluginSource {
 }
 
 /// The version of a plugin that new attempts get, or could get.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServingView {
     pub version: String,
     pub digest: Digest,
@@ -196,7 +197,7 @@ pub struct ServingView {
 }
 
 /// What is linked into a plugin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// The executor world, outbound HTTP, clocks.
@@ -206,7 +207,7 @@ pub enum Profile {
 }
 
 /// One line of `/readyz`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ReadinessCheck {
     pub name: String,
     pub ok: bool,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::{Extension, RawQuery, State};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -16,7 +17,7 @@ use super::query::Params;
 use crate::control::FlagRow;
 use crate::route::{Policy, RouteKey};
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Flags {
     /// For required routes without a flag of their own.
     configured: FlagView,
@@ -24,7 +25,7 @@ pub(super) struct Flags {
 }
 
 /// The flag of one route.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct RouteFlag {
     route: RouteKey,
     policy: Policy,
@@ -64,7 +65,7 @@ pub(super) async fn list(
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SetFlag {
     route: RouteKey,

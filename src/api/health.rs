@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::Shared;
 use super::facts::ReadinessCheck;
@@ -15,11 +15,16 @@ use super::facts::ReadinessCheck;
 /// A database that takes longer to answer nothing is as good as away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) async fn live() -> Json<Value> {
-    Json(json!({ "ok": true }))
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Liveness {
+    ok: bool,
 }
 
-#[derive(Serialize)]
+pub(super) async fn live() -> Json<Liveness> {
+    Json(Liveness { ok: true })
+}
+
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Readiness {
     ready: bool,
     checks: Vec<ReadinessCheck>,

@@ -2,59 +2,60 @@
 
 use axum::Json;
 use axum::extract::RawQuery;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::error::ApiError;
+use super::operation::Operation;
+use super::operations;
 use super::query::Params;
 
-pub(super) async fn show(RawQuery(query): RawQuery) -> Result<Json<Value>, ApiError> {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Index {
+    name: &'static str,
+    version: &'static str,
+    /// Such as `GET /api/tasks?status=&limit=`, sorted by path.
+    paths: Vec<String>,
+}
+
+pub(super) async fn show(RawQuery(query): RawQuery) -> Result<Json<Index>, ApiError> {
     Params::read(query.as_deref(), &[])?;
-    Ok(Json(json!({
-        "name": env!("CARGO_PKG_NAME"),
-        "version": env!("CARGO_PKG_VERSION"),
-        "paths": [
-            "GET /api/approvals?limit=",
-            "POST /api/approvals",
-            "POST /api/approvals/{id}/revoke",
-            "GET /api/events?trace=&type=&after=",
-            "GET /api/flags",
-            "PUT /api/flags",
-            "GET /api/integration/status",
-            "GET /api/metrics/bus/events?trace=&task=&type=&since_min=&limit=",
-            "GET /api/metrics/bus/latency?service=&role=&since_min=",
-            "GET /api/metrics/orchestrator/decision-quality?since_min=",
-            "GET /api/metrics/trace/{trace}",
-            "GET /api/metrics/workflows/codeBuildTest?since_min=",
-            "GET /api/pauses",
-            "PUT /api/pauses",
-            "GET /api/pipeline/codeBuildTest?limit=",
-            "POST /api/pipeline/codeBuildTest?enforce=&wait_ms=",
-            "GET /api/pipeline/codeBuildTest/{task}",
-            "POST /api/pipeline/codeBuildTest/{task}/cancel",
-            "GET /api/plugins",
-            "POST /api/plugins/{name}/rollback",
-            "GET /api/rollouts?limit=",
-            "POST /api/rollouts",
-            "GET /api/rollouts/{id}",
-            "POST /api/rollouts/{id}/abort",
-            "POST /api/rollouts/{id}/pause",
-            "POST /api/rollouts/{id}/promote",
-            "POST /api/rollouts/{id}/resume",
-            "GET /api/routes",
-            "GET /api/shadows?limit=",
-            "POST /api/shadows",
-            "GET /api/shadows/{id}?route=",
-            "POST /api/shadows/{id}/stop",
-            "GET /api/tasks?status=&route=&trace=&task_id=&limit=",
-            "POST /api/tasks",
-            "GET /api/tasks/{id}",
-            "POST /api/tasks/{id}/cancel",
-            "POST /api/tasks/{id}/retry",
-            "GET /api/workflows/gate?trace=&window_min=&require_real=",
-            "GET /artifacts/{task}/{path}",
-            "GET /healthz",
-            "GET /metrics",
-            "GET /readyz",
-        ],
-    })))
+    let operations = operations::all();
+    let mut paths: Vec<String> = operations.iter().flat_map(listed).collect();
+    paths.sort_by(|one, other| by_path(one).cmp(&by_path(other)));
+    Ok(Json(Index {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        paths,
+    }))
+}
+
+fn by_path(line: &str) -> (&str, &str) {
+    let (method, rest) = line.split_once(' ').unwrap_or(("", line));
+    let path = rest.split('?').next().unwrap_or(rest);
+    (path, method)
+}
+
+/// One line, or one for each word that a part of the path may be.
+fn listed(operation: &Operation) -> Vec<String> {
+    let path = operation.written_path();
+    let paths = match operation.choice {
+        None => vec![path],
+        Some((part, words)) => {
+            let part = format!("{{{part}}}");
+            words.iter().map(|word| path.replace(&part, word)).collect()
+        }
+    };
+    let query: Vec<String> = operation
+        .query
+        .iter()
+        .map(|name| format!("{name}="))
+        .collect();
+    let query = query.join("&");
+    let mark = if query.is_empty() { "" } else { "?" };
+    let method = &operation.method;
+    let lines = paths
+        .into_iter()
+        .map(|path| format!("{method} {path}{mark}{query}"));
+    lines.collect()
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Shared;
@@ -13,7 +14,7 @@ use super::query::Params;
 use crate::stage::Stage;
 use crate::store::Depth;
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct IntegrationStatus {
     stage: Stage,
     version: &'static str,
@@ -24,7 +25,7 @@ pub(super) struct IntegrationStatus {
     bus: Depth,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct HostStatus {
     /// As in `claimed_by`.
     holder: String,

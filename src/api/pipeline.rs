@@ -11,6 +11,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -91,8 +92,8 @@ async fn found(shared: &Shared, task_id: &str) -> Result<Run, ApiError> {
 }
 
 /// A run, and where to read on.
-#[derive(Serialize)]
-struct Shown {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Shown {
     #[serde(flatten)]
     view: RunView,
     links: Value,
@@ -144,7 +145,7 @@ async fn answer(shared: &Shared, run: Run, enforce: bool) -> Result<Response, Ap
     Ok((status, Answer(shown)).into_response())
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Listing {
     /// Newest first.
     runs: Vec<Run>,

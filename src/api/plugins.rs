@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::extract::{Extension, Path, RawQuery, State};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -48,7 +49,7 @@ pub struct RollbackOrder {
 }
 
 /// What a rollback changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RollbackView {
     pub plugin: PluginName,
     /// Absent where the plugin had been removed.
@@ -63,13 +64,13 @@ pub struct RollbackView {
     pub trace_id: Option<TraceId>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VersionView {
     pub version: String,
     pub digest: Digest,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Plugins {
     plugins: Vec<PluginView>,
     /// Absent where none is configured.
@@ -88,7 +89,7 @@ pub(super) async fn list(
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rollback {
     to: Option<String>,

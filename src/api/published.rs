@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -32,7 +33,7 @@ pub struct PublishOrder {
 }
 
 /// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PublishView {
     pub plugin: PluginName,
     pub version: String,
@@ -91,7 +92,7 @@ impl PublishRefused {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Listed {
     published: Vec<PublishedRow>,
 }
@@ -121,14 +122,14 @@ pub(super) async fn publish(
     Ok(axum::Json(shared.api.plugins.publish(order).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Retract {
     reason: Option<String>,
 }
 
 /// What a retraction changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RetractView {
     pub digest: Digest,
     pub changed: bool,

@@ -8,6 +8,7 @@ use axum::Json as Answer;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -189,7 +190,7 @@ impl RolloutRefused {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Rollouts {
     /// Newest first.
     rollouts: Vec<RolloutRow>,
@@ -220,7 +221,7 @@ pub(super) async fn show(
     Ok(Answer(view))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Start {
     route: RouteKey,
@@ -276,7 +277,10 @@ fn steps(percents: Vec<u8>) -> Result<Steps, RolloutRefused> {
     Ok(shares.try_into()?)
 }
 
-#[derive(Deserialize)]
+/// What can be done to a rollout.
+pub(super) const ACTIONS: &[&str] = &["abort", "pause", "promote", "resume"];
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Steer {
     reason: Option<String>,

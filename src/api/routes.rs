@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::{Extension, RawQuery, State};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -17,7 +18,7 @@ use super::query::Params;
 use crate::control::PauseRow;
 use crate::route::RouteKey;
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Routes {
     routes: Vec<RouteView>,
 }
@@ -32,7 +33,7 @@ pub(super) async fn list(
     }))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Pauses {
     pauses: Vec<PauseRow>,
 }
@@ -48,7 +49,7 @@ pub(super) async fn pauses(
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SetPause {
     route: RouteKey,

@@ -7,6 +7,7 @@ use axum::Json as Answer;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -81,7 +82,7 @@ impl ShadowRefused {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Shadows {
     /// Newest first.
     shadows: Vec<ShadowRow>,
@@ -112,7 +113,7 @@ pub(super) async fn show(
     Ok(Answer(view.ok_or(ShadowRefused::Unknown(id))?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Start {
     route: RouteKey,
@@ -156,7 +157,7 @@ pub(super) async fn start(
     Ok((StatusCode::CREATED, Answer(row)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stop {
     reason: Option<String>,

@@ -7,6 +7,7 @@ use axum::extract::{Extension, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Shared;
@@ -27,7 +28,7 @@ const TASKS_DEFAULT: u32 = 50;
 const TASKS_MAX: u32 = 500;
 
 /// Where a task and its story are found.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Links {
     task: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,8 +51,8 @@ impl Links {
 }
 
 /// What became of a submission.
-#[derive(Serialize)]
-struct Submitted {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Submitted {
     id: MessageId,
     task_id: Option<String>,
     trace_id: Option<String>,
@@ -117,8 +118,8 @@ async fn enqueue(shared: &Shared, task: NewTask) -> Result<Submitted, ApiError> 
     })
 }
 
-#[derive(Serialize)]
-struct Listing {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Listing {
     /// Newest first, without payloads.
     tasks: Vec<TaskRow>,
     /// There are older ones that match.
@@ -145,8 +146,8 @@ pub(super) async fn list(
 }
 
 /// One task, what was tried, and how far it is.
-#[derive(Serialize)]
-struct Shown {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Shown {
     #[serde(flatten)]
     view: TaskView,
     /// Of an attempt that runs on this host.
@@ -178,8 +179,8 @@ async fn found(shared: &Shared, id: MessageId) -> Result<TaskRow, ApiError> {
 }
 
 /// What became of a wish to cancel.
-#[derive(Serialize)]
-struct CancelAnswer {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CancelAnswer {
     id: MessageId,
     /// `at_once` where it was waiting, `requested` where its holder has yet to
     /// end it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Shared;
@@ -16,7 +17,7 @@ use crate::gate::{GateReport, Scope, Thresholds};
 use crate::ids::TraceId;
 use crate::trace;
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Gate {
     scope: ShownScope,
     require_real: bool,
@@ -25,7 +26,7 @@ pub(super) struct Gate {
     thresholds: Thresholds,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum ShownScope {
     Trace(TraceId),

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use minisign_verify::{Error, PublicKey, Signature};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plugin::text;
@@ -27,7 +28,7 @@ struct TrustedKey {
 }
 
 /// The public key that vouched for a component, as it is configured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Signer(String);
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::difference::Kind;
@@ -14,7 +15,7 @@ use crate::rollout::interval::Part;
 use crate::rollout::verdict::{agreement, slowness};
 
 /// What the latest runs of a shadow came to.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Tally {
     pub runs: u64,
     /// Runs that say something, and how many of them agree.

@@ -3,6 +3,7 @@
 //! **Invariant:** a run and the task of its next stage enter the bus together,
 //! and a move that does not name the run's revision does nothing.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -45,7 +46,7 @@ pub enum RunCancelled {
 }
 
 /// How the runs of the last while went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct RunFigures {
     /// Those that have not ended, however old.
     pub running: u64,

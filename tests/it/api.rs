@@ -11,6 +11,7 @@
 mod access;
 mod artifacts;
 mod decisions;
+mod described;
 mod examples;
 mod following;
 mod harness;

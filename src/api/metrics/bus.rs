@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{MINUTES, minutes};
@@ -17,7 +18,7 @@ use crate::trace::cut;
 const EVENTS_DEFAULT: u32 = 100;
 const EVENTS_MAX: u32 = 1_000;
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(in crate::api) struct Events {
     /// The newest ones that match, oldest of them first.
     events: Vec<Event>,
@@ -47,7 +48,7 @@ pub(in crate::api) async fn events(
     Ok(Json(Events { events, truncated }))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(in crate::api) struct Waits {
     service: Option<String>,
     role: Option<String>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::MINUTES;
@@ -17,7 +18,7 @@ use crate::trace;
 /// The gate's check of this name is the one shown.
 const CHECK: &str = "decision_quality";
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(in crate::api) struct DecisionQuality {
     since_min: u32,
     #[serde(flatten)]

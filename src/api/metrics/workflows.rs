@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{MINUTES, minutes};
@@ -13,7 +14,7 @@ use crate::api::query::Params;
 use crate::pipeline::WORKFLOW;
 use crate::store::RunFigures;
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(in crate::api) struct Figures {
     workflow: &'static str,
     since_min: u32,

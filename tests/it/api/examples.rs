@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::harness::{Setup, TestApi};
 
 /// One build-test that passed with an artifact, one that failed, one that waits.
-async fn lived_in() -> TestApi {
+pub async fn lived_in() -> TestApi {
     let api = TestApi::start().await;
     let file = json!([{ "path": "report.txt", "type": "text/plain", "text": "fine" }]);
     api.submit(

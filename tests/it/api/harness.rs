@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::described;
 use super::host::{Desk, Facts, Obedient, OnePlugin, Operator};
 
 pub const TOKEN: &str = "a-token-of-some-length";
@@ -158,14 +159,20 @@ impl TestApi {
     }
 
     pub async fn send(&self, request: RequestBuilder) -> Answer {
-        let response = request.send().await.unwrap();
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let sent = request.body().and_then(|body| body.as_bytes());
+        let sent = sent.map(<[u8]>::to_vec);
+        let response = self.client.execute(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await.unwrap();
-        Answer {
+        let answer = Answer {
             status,
             headers,
             body: body.to_vec(),
-        }
+        };
+        described::check(&method, &path, sent.as_deref(), &answer);
+        answer
     }
 
     /// Submits a build-test and gives its id.
