@@ -4,6 +4,7 @@
 //! nothing of WebAssembly, the sandbox nothing of the bus. Ends are sorted by
 //! who acts next, and each carries who is to blame from where it was born.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -249,7 +250,7 @@ pub struct Measured {
 /// A stretch of an attempt: instantiation, the call, an outbound request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Span {
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// From the hand-over of the attempt.
     pub start_us: u64,
     pub duration_us: u64,

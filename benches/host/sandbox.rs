@@ -225,9 +225,10 @@ fn in_turn_us(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> f64 {
     let plugin = Arc::clone(plugin);
     let tasks = tasks(&plugin);
     let work = async move {
+        let mut ended = Vec::with_capacity(tasks.len());
         let start = Instant::now();
         for task in tasks {
-            attempt(&sandbox, &plugin, task).await;
+            ended.push(attempt(&sandbox, &plugin, task).await);
         }
         per_attempt_us(start.elapsed())
     };
@@ -253,11 +254,12 @@ fn at_once(plugin: &Arc<Plugin>, guests: &Runtime, io: &Runtime) -> f64 {
     f64::from(ATTEMPTS) / start.elapsed().as_secs_f64()
 }
 
-async fn attempt(sandbox: &Sandbox, plugin: &Arc<Plugin>, task: Task) {
+/// What is left of it is the claimer's, to be dropped after the clock was read.
+async fn attempt(sandbox: &Sandbox, plugin: &Arc<Plugin>, task: Task) -> Stop {
     let Task {
         attempt,
         control,
-        stop: _stop,
+        stop,
     } = task;
     let report = sandbox.run(Arc::clone(plugin), attempt, control).await;
     assert!(
@@ -265,14 +267,17 @@ async fn attempt(sandbox: &Sandbox, plugin: &Arc<Plugin>, task: Task) {
         "{:?}",
         report.end
     );
+    stop
 }
+
+/// Who may ask an attempt to stop.
+type Stop = watch::Sender<Option<StopReason>>;
 
 /// What whoever claims hands to the sandbox.
 struct Task {
     attempt: Attempt,
     control: AttemptControl,
-    /// Who may ask it to stop.
-    stop: watch::Sender<Option<StopReason>>,
+    stop: Stop,
 }
 
 /// Made before the clock runs: it is the claimer's work, not the sandbox's.

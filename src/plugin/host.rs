@@ -46,8 +46,9 @@ pub struct State {
     pub(crate) journal: Arc<Journal>,
     config: Arc<BTreeMap<String, String>>,
     budget: TimeBudget,
-    /// Absent while a plugin is only asked what it is.
-    task: Option<TaskScope>,
+    /// Absent while a plugin is only asked what it is. Boxed, since the store's
+    /// data is moved about while the store is made.
+    task: Option<Box<TaskScope>>,
 }
 
 /// What belongs to the task that an attempt is of.
@@ -115,7 +116,7 @@ pub(crate) fn new_store(engine: &Engine, parts: StoreParts) -> Store<State> {
         journal,
         config,
         budget,
-        task,
+        task: task.map(Box::new),
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limiter);
@@ -136,8 +137,8 @@ impl State {
     }
 
     /// What the attempt leaves behind.
-    pub(crate) fn into_task(self) -> Option<TaskScope> {
-        self.task
+    pub(crate) fn take_task(&mut self) -> Option<Box<TaskScope>> {
+        self.task.take()
     }
 
     /// Why the attempt should end now, asked for by the bus.

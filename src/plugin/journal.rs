@@ -4,6 +4,7 @@
 //! Shared by everything that works for the attempt. It never grows beyond the
 //! attempt's [`LogLimits`] and never blocks on anything but its own short lock.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,12 +127,12 @@ impl Journal {
         entries.effects_refused = entries.effects_refused.saturating_add(1);
     }
 
-    pub(crate) fn open(&self, name: &str, fields: Fields) -> OpenSpan {
+    pub(crate) fn open(&self, name: &'static str, fields: Fields) -> OpenSpan {
         let start_us = self.now_us();
         let mut entries = self.inner.lock();
         let index = entries.spans.len();
         entries.spans.push(Span {
-            name: name.to_owned(),
+            name: Cow::Borrowed(name),
             start_us,
             duration_us: 0,
             fields,

@@ -117,8 +117,10 @@ impl Sandbox {
             tap: self.tap.clone(),
             _permit: permit,
         };
-        // Dropping the caller's future aborts the attempt.
-        let running = AbortOnDropHandle::new(guests.spawn(run.run()));
+        // Dropping the caller's future aborts the attempt. Boxed, since a task is
+        // moved several times on its way to the runtime and this one is large.
+        let running = Box::pin(run.run());
+        let running = AbortOnDropHandle::new(guests.spawn(running));
         match running.await {
             Ok(report) => report,
             Err(cause) => unmeasured(AttemptEnd::HostFault(host_fault(cause)), start),
@@ -237,7 +239,8 @@ impl Run {
         };
         let peak = store.data().limiter().peak();
         let end = outcome::of(called, store.data(), &self.attempt.route.key);
-        let task = store.into_data().into_task();
+        let task = store.data_mut().take_task();
+        drop(store);
         let (usage, artifacts) = task.map_or_else(
             || (Usage::default(), Vec::new()),
             |task| (task.usage, task.staged),

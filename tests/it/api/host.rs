@@ -127,7 +127,7 @@ fn measured() -> Measured {
         peak_memory_bytes: 65_536,
         outbound_requests: 1,
         spans: vec![Span {
-            name: "http".to_owned(),
+            name: "http".into(),
             start_us: 100,
             duration_us: 900,
             fields: [("status".to_owned(), "200".to_owned())].into(),

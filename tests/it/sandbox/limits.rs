@@ -44,7 +44,7 @@ async fn a_guest_that_behaves_completes() {
         .measured
         .spans
         .iter()
-        .map(|s| s.name.as_str())
+        .map(|s| &*s.name)
         .collect();
     assert_eq!(names, ["instantiate", "call"]);
     assert_eq!(report.measured.peak_memory_bytes, 2 * 65536);

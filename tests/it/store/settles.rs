@@ -144,7 +144,7 @@ async fn an_attempt_row_keeps_everything(bed: &Bed) {
     end.attempt.measured.outbound_requests = 2;
     end.attempt.measured.log_dropped = 5;
     end.attempt.measured.spans = vec![Span {
-        name: "call".to_owned(),
+        name: "call".into(),
         start_us: 1,
         duration_us: 2,
         fields: [("status".to_owned(), "503".to_owned())].into(),
