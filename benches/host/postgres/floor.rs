@@ -13,7 +13,7 @@ use crate::sandbox::Bare;
 const CLAIM: &str = "
     WITH due AS MATERIALIZED (
       SELECT id FROM agent_messages
-      WHERE status = 'queued' AND service = 'code' AND role = 'build-test' AND shard = 0
+      WHERE status = 'queued' AND service = 'code' AND role = 'build-test' AND coalesce(shard, 0) = 0
         AND priority = 0 AND coalesce(tenant, '') = ''
       ORDER BY coalesce(retry_at, created_at), id
       LIMIT $1

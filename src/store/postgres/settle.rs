@@ -3,6 +3,10 @@
 //! A batch is one statement: it locks the rows that are still held, in the
 //! order of their ids, and writes state, attempt, artifacts and events of
 //! exactly those. What it does not answer with had lost its lease.
+//!
+//! The ends are sent as `jsonb`, out of which the server takes a long record in
+//! half the time that it takes for `json`. Their events come beside them, since
+//! a call for each end's own would cost more than all the rest.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -10,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::enqueue::{EventCells, TaskCells, event_columns, hint, insert_events, task_columns};
+use super::enqueue::{EventColumns, TaskCells, event_rows, hint, insert_events, task_columns};
 use super::row::{int, micros, to_json};
 use super::{PgCells, PostgresStore, Step};
 use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
@@ -29,14 +33,13 @@ const SETTLE: &str = concat!(
 WITH held AS MATERIALIZED (
   SELECT ended.*, m.priority, m.claimed_at, coalesce(m.task_id, m.id::text) AS label,
     coalesce(m.trace_id, '') AS trace_id
-  FROM json_to_recordset($1::json) AS ended (
+  FROM jsonb_to_recordset($1::jsonb) AS ended (
     id uuid, epoch bigint, place integer, status text, delay bigint, refunded integer,
     host_fault integer, error text, keep_error boolean, result jsonb, snippet text, url text,
     attempt integer, plugin text, version text, digest text, kind text, stage text, why jsonb,
     wait_ms bigint, run_ms bigint, outcome text, code text, blame text, usage jsonb,
     peak_memory_bytes bigint, outbound_requests bigint, spans jsonb, log jsonb,
-    log_dropped bigint, rollout_side text, artifacts json, forwards json,
-    events json)
+    log_dropped bigint, rollout_side text, artifacts jsonb, forwards jsonb)
   JOIN agent_messages AS m ON m.id = ended.id
   WHERE m.status = 'claimed' AND m.lease_epoch = ended.epoch AND m.claimed_by = $2
   ORDER BY ended.id
@@ -85,7 +88,7 @@ artifact AS (
   SELECT held.id, held.epoch, held.label, held.trace_id,
     artifact.path, artifact.content_type, artifact.digest, artifact.bytes, now()
   FROM held
-  CROSS JOIN LATERAL json_to_recordset(held.artifacts)
+  CROSS JOIN LATERAL jsonb_to_recordset(held.artifacts)
     AS artifact (path text, content_type text, digest text, bytes bigint)
   ON CONFLICT (message_id, lease_epoch, path)
   DO UPDATE SET content_type = excluded.content_type, digest = excluded.digest,
@@ -99,7 +102,7 @@ forwarded AS (
     task.trace_id, task.task_id, held.priority, task.max_attempts, task.unique_key, 0,
     now() + task.delay * interval '1 microsecond'
   FROM held
-  CROSS JOIN LATERAL json_to_recordset(held.forwards) AS task (",
+  CROSS JOIN LATERAL jsonb_to_recordset(held.forwards) AS task (",
     task_columns!(),
     ")
   ON CONFLICT DO NOTHING
@@ -114,13 +117,14 @@ event AS (
   INSERT INTO bus_events
     (created_at, event_type, message_id, service, role, shard, tenant, trace_id, reason, payload)
   SELECT now(), event.event_type, event.message_id, event.service, event.role, event.shard,
-    event.tenant, event.trace_id, event.reason, event.payload
-  FROM held
-  CROSS JOIN LATERAL ROWS FROM (json_to_recordset(held.events) AS (",
-    event_columns!(),
-    ")) WITH ORDINALITY AS event
-    (event_type, message_id, service, role, shard, tenant, trace_id, reason, payload, step)
-  ORDER BY held.place, event.step
+    event.tenant, event.trace_id, event.reason, event.payload::jsonb
+  FROM ",
+    event_rows!("$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11", "$12"),
+    "
+  -- No join: the planner takes the list of held rows for one row, and would
+  -- walk through it for every event.
+  WHERE ($3::integer[])[event.step::integer] = ANY (ARRAY(SELECT place FROM held))
+  ORDER BY event.step
 )
 SELECT held.place::bigint AS place
 FROM held
@@ -193,10 +197,10 @@ struct EndCells<'a> {
     log_dropped: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     rollout_side: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     artifacts: Vec<ArtifactCells<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     forwards: Option<[TaskCells<'a>; 1]>,
-    events: Vec<EventCells<'a>>,
 }
 
 #[derive(Serialize)]
@@ -208,8 +212,7 @@ struct ArtifactCells<'a> {
 }
 
 impl<'a> EndCells<'a> {
-    /// `enqueued` is the first event of the task that the settlement forwards.
-    fn of(place: usize, settlement: &'a Settlement, enqueued: Option<&'a NewEvent>) -> Self {
+    fn of(place: usize, settlement: &'a Settlement) -> Self {
         let record = &settlement.attempt;
         let plugin = record.plugin.as_ref();
         let measured = &record.measured;
@@ -250,12 +253,6 @@ impl<'a> EndCells<'a> {
                 .forward
                 .as_deref()
                 .map(|task| [TaskCells::of(task)]),
-            events: settlement
-                .events
-                .iter()
-                .chain(enqueued)
-                .map(EventCells::of)
-                .collect(),
         };
         cells.lead_to(&settlement.next);
         cells
@@ -325,21 +322,30 @@ pub(super) async fn settle(
         .iter()
         .map(|settlement| settlement.forward.as_deref().map(audit::enqueued))
         .collect();
-    let mut ends: Vec<EndCells<'_>> = settlements
-        .iter()
-        .zip(&enqueued)
-        .enumerate()
-        .filter(|(_, (settlement, _))| seen.insert(settlement.fence))
-        .map(|(place, (settlement, enqueued))| EndCells::of(place, settlement, enqueued.as_ref()))
-        .collect();
+    let mut ends = Vec::with_capacity(settlements.len());
+    // An event is written only where its end is, which stands at this place.
+    let mut event_places = Vec::new();
+    let mut events = EventColumns::default();
+    for (place, (settlement, enqueued)) in settlements.iter().zip(&enqueued).enumerate() {
+        if !seen.insert(settlement.fence) {
+            continue;
+        }
+        ends.push(EndCells::of(place, settlement));
+        // The first event of a task that is forwarded follows those of its cause.
+        for event in settlement.events.iter().chain(enqueued) {
+            event_places.push(i32::try_from(place).unwrap_or(i32::MAX));
+            events.push(event)?;
+        }
+    }
     ends.sort_unstable_by_key(|end| end.id);
     let first: HashSet<usize> = ends.iter().map(|end| end.place).collect();
     let mut turn = store.connections.turn().await?;
     let query = turn
         .query(SETTLE)
         .bind(to_json(&ends)?)
-        .bind(holder.as_str());
-    let rows = query.fetch_all(turn.conn()).await?;
+        .bind(holder.as_str())
+        .bind(event_places);
+    let rows = events.bind(query).fetch_all(turn.conn()).await?;
     turn.finish().await?;
     let mut outcomes = vec![Settled::LeaseLost; settlements.len()];
     for row in &rows {
