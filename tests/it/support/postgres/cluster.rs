@@ -104,7 +104,7 @@ impl Cluster {
         let settings = format!(
             "listen_addresses = '127.0.0.1'
 unix_socket_directories = '{}'
-max_connections = 300
+max_connections = 400
 fsync = off
 full_page_writes = off
 wal_level = logical

@@ -36,6 +36,7 @@ auth_type = trust
 auth_file = {}
 pool_mode = transaction
 default_pool_size = {SERVERS}
+server_idle_timeout = 2
 max_client_conn = 2000
 ignore_startup_parameters = extra_float_digits
 pidfile = {}
