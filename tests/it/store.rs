@@ -59,4 +59,6 @@ mod sweeps;
 async fn run(bed: Bed, case: impl AsyncFnOnce(&Bed)) {
     case(&bed).await;
     bed.check().await;
+    bed.store.close().await.unwrap();
+    bed.door.discard().await;
 }

@@ -28,6 +28,9 @@ pub trait Backdoor: Send + Sync {
     /// Whether a payload may be text that is no JSON.
     fn keeps_broken_json(&self) -> bool;
 
+    /// Gives back what the bus took up, once its test has ended.
+    async fn discard(&self) {}
+
     /// Moves an instant of the rows that `which` names into the past.
     async fn age(&self, table: &str, column: &str, by: Duration, which: &str);
 }

@@ -123,6 +123,7 @@ pub async fn texts(conn: &mut PgConnection, sql: &str) -> Vec<Option<String>> {
 /// Another program with the same database open.
 pub struct ServerDoor {
     pool: PgPool,
+    database: String,
 }
 
 impl ServerDoor {
@@ -130,6 +131,7 @@ impl ServerDoor {
         let pool = PgPoolOptions::new().max_connections(1);
         Self {
             pool: pool.connect_lazy(url).unwrap(),
+            database: url.rsplit('/').next().unwrap().to_owned(),
         }
     }
 }
@@ -149,6 +151,11 @@ impl Backdoor for ServerDoor {
 
     fn keeps_broken_json(&self) -> bool {
         false
+    }
+
+    async fn discard(&self) {
+        self.pool.close().await;
+        cluster().discard(&self.database).await;
     }
 
     async fn age(&self, table: &str, column: &str, by: Duration, which: &str) {

@@ -24,13 +24,16 @@ const TOOLS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
 read -r _
-for file in "$1/pgbouncer.pid" "$1/data/postmaster.pid"; do
-  pid=$(head -n 1 "$file" 2>/dev/null)
-  if [ -n "$pid" ]; then
-    kill -QUIT "$pid" 2>/dev/null
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-  fi
-done
+pid() { head -n 1 "$1" 2>/dev/null; }
+# A pooler keeps nothing, and one that was started in the background ignores all
+# that is milder.
+pooler=$(pid "$1/pgbouncer.pid")
+[ -z "$pooler" ] || kill -KILL "$pooler" 2>/dev/null
+server=$(pid "$1/data/postmaster.pid")
+if [ -n "$server" ]; then
+  kill -QUIT "$server" 2>/dev/null
+  while kill -0 "$server" 2>/dev/null; do sleep 0.05; done
+fi
 rm -rf "$1"
 "#;
 
@@ -109,6 +112,8 @@ fsync = off
 full_page_writes = off
 wal_level = logical
 shared_buffers = 64MB
+min_wal_size = 64MB
+max_wal_size = 128MB
 ",
             self.dir.display()
         );
@@ -215,6 +220,17 @@ shared_buffers = 64MB
     pub async fn create(&self, name: &str, template: &str) {
         let mut conn = PgConnection::connect(&self.url("postgres")).await.unwrap();
         let sql = format!(r#"CREATE DATABASE "{name}" TEMPLATE "{template}""#);
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        conn.close().await.unwrap();
+    }
+
+    /// Drops a database whose test has ended: hundreds of them fill a disk.
+    pub async fn discard(&self, name: &str) {
+        let mut conn = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        let sql = format!(r#"DROP DATABASE "{name}" WITH (FORCE)"#);
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&mut conn)
             .await
