@@ -19,6 +19,7 @@
 
 mod capacity;
 mod claimer;
+mod figures;
 mod flight;
 mod lease;
 mod maintenance;
@@ -46,6 +47,8 @@ use crate::routing::{Routing, ServedRoute};
 use crate::stage::Stage;
 use crate::store::{Retention, Store, Want};
 use capacity::Capacity;
+use figures::Tally;
+pub use figures::{Figures, Histogram, PluginFigures};
 use flight::Flight;
 use settler::Settler;
 pub use shadow::ShadowCounts;
@@ -108,6 +111,7 @@ struct Shared {
     settings: BusSettings,
     holder: HolderId,
     settler: Settler,
+    tally: Arc<Tally>,
     /// Attempts that this host holds a lease for.
     flights: Mutex<HashMap<Fence, Arc<Flight>>>,
     shadows: Shadows,
@@ -194,6 +198,11 @@ impl BusHandle {
         self.shared.shadows.counts()
     }
 
+    /// What was counted since the start.
+    pub fn figures(&self) -> Figures {
+        self.shared.tally.read()
+    }
+
     pub fn is_draining(&self) -> bool {
         self.shared.draining.is_cancelled()
     }
@@ -221,7 +230,9 @@ pub fn start(
     settings.check()?;
     let tracker = TaskTracker::new();
     let ended = CancellationToken::new();
-    let settler = Settler::start(Arc::clone(&store), holder.clone(), &tracker, ended.clone());
+    let tally = Arc::<Tally>::default();
+    let line = settler::Line::new(Arc::clone(&store), holder.clone(), Arc::clone(&tally));
+    let settler = Settler::start(line, &tracker, ended.clone());
     let shared = Arc::new(Shared {
         store,
         executor,
@@ -230,6 +241,7 @@ pub fn start(
         settings,
         holder,
         settler,
+        tally,
         flights: Mutex::default(),
         wake: Notify::new(),
         full: AtomicBool::new(false),

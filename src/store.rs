@@ -268,6 +268,15 @@ pub struct Depth {
     pub oldest_due_ms: Option<u64>,
 }
 
+/// What waits on one route. Large counts stop at some point: this is for graphs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub route: RouteKey,
+    pub queued: u64,
+    /// Age of the oldest task that is due.
+    pub oldest_due_ms: Option<u64>,
+}
+
 /// A published artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ArtifactRow {
@@ -585,6 +594,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many tasks of a route wait, due or not.
     async fn queued(&self, want: &Want) -> Result<u64>;
+
+    /// The routes on which tasks wait, the first hundred by name.
+    async fn waiting(&self) -> Result<Vec<Waiting>>;
 
     /// The newest published artifact of that task label and path.
     async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>>;

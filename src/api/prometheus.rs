@@ -6,6 +6,7 @@
 //!
 //! Source: Prometheus documentation, "Exposition formats", version 0.0.4.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
-use crate::store::Depth;
+use super::facts::RouteView;
+use crate::breaker;
+use crate::bus::{Figures, Histogram, PluginFigures};
+use crate::ids::PluginName;
+use crate::store::{Depth, Waiting};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -41,11 +46,18 @@ pub(super) async fn expose(State(shared): State<Arc<Shared>>) -> Response {
             None
         }
     };
-    let text = render(&shared, depth.as_ref());
+    let waiting = match shared.store().waiting().await {
+        Ok(waiting) => waiting,
+        Err(error) => {
+            tracing::warn!(%error, "metrics go without what waits by route");
+            Vec::new()
+        }
+    };
+    let text = render(&shared, depth.as_ref(), &waiting);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
-fn render(shared: &Shared, depth: Option<&Depth>) -> String {
+fn render(shared: &Shared, depth: Option<&Depth>, waiting: &[Waiting]) -> String {
     let mut page = Page::default();
     let (facts, bus) = (&shared.api.facts, &shared.api.bus);
     let stage = facts.stage();
@@ -65,6 +77,7 @@ fn render(shared: &Shared, depth: Option<&Depth>) -> String {
     page.sample("cogo_bus_up", &[], u64::from(depth.is_some()));
     if let Some(depth) = depth {
         page.depth(depth);
+        page.waiting(waiting);
     }
 
     page.family(
@@ -90,6 +103,9 @@ fn render(shared: &Shared, depth: Option<&Depth>) -> String {
     }
     page.family("cogo_draining", "gauge", "Whether the host claims no more.");
     page.sample("cogo_draining", &[], u64::from(bus.is_draining()));
+
+    page.figures(&bus.figures());
+    page.breakers(&facts.routes());
 
     page.family(
         "cogo_plugin_info",
@@ -173,6 +189,165 @@ impl Page {
         let _ = writeln!(self.0, " {value}");
     }
 
+    /// What this process has counted since it began.
+    fn figures(&mut self, figures: &Figures) {
+        let counters = [
+            (
+                "cogo_claims_total",
+                "Calls to claim that the database answered.",
+                figures.claims,
+            ),
+            (
+                "cogo_tasks_claimed_total",
+                "Tasks that this host claimed.",
+                figures.claimed,
+            ),
+            (
+                "cogo_completions_fenced_total",
+                "Results that were refused since the lease had gone to somebody else.",
+                figures.fenced,
+            ),
+            (
+                "cogo_tasks_rescued_total",
+                "Tasks with an expired lease that this host took back.",
+                figures.rescued,
+            ),
+        ];
+        for (name, help, count) in counters {
+            self.family(name, "counter", help);
+            self.sample(name, &[], count);
+        }
+        self.family(
+            "cogo_settle_batch_size",
+            "histogram",
+            "How many settlements shared a commit.",
+        );
+        self.histogram("cogo_settle_batch_size", &[], &figures.settle_batch);
+        self.family(
+            "cogo_task_wait_seconds",
+            "histogram",
+            "From when a task was due to its claim, by attempt.",
+        );
+        for (route, waits) in &figures.wait_seconds {
+            self.histogram(
+                "cogo_task_wait_seconds",
+                &[("route", &route.to_string())],
+                waits,
+            );
+        }
+        self.attempts(figures);
+    }
+
+    fn attempts(&mut self, figures: &Figures) {
+        let plugins = &figures.plugins;
+        self.family(
+            "cogo_attempts_total",
+            "counter",
+            "Attempts that ended, by plugin and outcome; without a plugin, those that ended before one was chosen.",
+        );
+        for (name, plugin) in plugins {
+            self.by(
+                "cogo_attempts_total",
+                Some(name),
+                "outcome",
+                &plugin.outcomes,
+            );
+        }
+        self.by("cogo_attempts_total", None, "outcome", &figures.unassigned);
+        self.family(
+            "cogo_plugin_traps_total",
+            "counter",
+            "Attempts whose guest did not return, by what ended it.",
+        );
+        for (name, plugin) in plugins {
+            self.by("cogo_plugin_traps_total", Some(name), "code", &plugin.ends);
+        }
+        self.family(
+            "cogo_attempt_run_seconds",
+            "histogram",
+            "How long attempts ran by the clock on the wall.",
+        );
+        for (name, plugin) in plugins {
+            let labels = [("plugin", name.as_str())];
+            self.histogram("cogo_attempt_run_seconds", &labels, &plugin.run_seconds);
+        }
+        type Figure = (
+            &'static str,
+            &'static str,
+            &'static str,
+            fn(&PluginFigures) -> u64,
+        );
+        const FIGURES: [Figure; 3] = [
+            (
+                "cogo_plugin_peak_memory_bytes",
+                "gauge",
+                "The most memory that an attempt had since the host began.",
+                |plugin| plugin.peak_memory_bytes,
+            ),
+            (
+                "cogo_outbound_requests_total",
+                "counter",
+                "Requests that attempts sent.",
+                |plugin| plugin.outbound_requests,
+            ),
+            (
+                "cogo_guest_log_dropped_total",
+                "counter",
+                "Lines that went over the log's limits.",
+                |plugin| plugin.log_dropped,
+            ),
+        ];
+        for (family, kind, help, figure) in FIGURES {
+            self.family(family, kind, help);
+            for (name, plugin) in plugins {
+                self.sample(family, &[("plugin", name.as_str())], figure(plugin));
+            }
+        }
+    }
+
+    fn by(
+        &mut self,
+        family: &str,
+        plugin: Option<&PluginName>,
+        label: &str,
+        counts: &BTreeMap<&'static str, u64>,
+    ) {
+        let plugin = plugin.map_or("", PluginName::as_str);
+        for (value, count) in counts {
+            self.sample(family, &[("plugin", plugin), (label, value)], count);
+        }
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
+        let mut bucket = |bound: &str, count: u64| {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", bound)]).collect();
+            self.sample(&format!("{name}_bucket"), &labels, count);
+        };
+        for (bound, count) in histogram.buckets() {
+            bucket(&bound.to_string(), count);
+        }
+        bucket("+Inf", histogram.count);
+        self.sample(&format!("{name}_sum"), labels, histogram.sum);
+        self.sample(&format!("{name}_count"), labels, histogram.count);
+    }
+
+    fn breakers(&mut self, routes: &[RouteView]) {
+        self.family(
+            "cogo_breaker_open",
+            "gauge",
+            "Whether a route's real path is taken for down.",
+        );
+        for row in routes
+            .iter()
+            .filter_map(|view| view.decided.breaker.as_ref())
+        {
+            let route = row.path.route.to_string();
+            let labels = [("plugin", row.path.plugin.as_str()), ("route", &route)];
+            let open = u64::from(row.state != breaker::State::Closed);
+            self.sample("cogo_breaker_open", &labels, open);
+        }
+    }
+
     fn depth(&mut self, depth: &Depth) {
         self.family("cogo_queue_depth", "gauge", "Tasks on the bus, by status.");
         let states = [
@@ -189,9 +364,42 @@ impl Page {
             "gauge",
             "For how long the oldest task that is due has waited; 0 if none is.",
         );
-        let seconds = depth.oldest_due_ms.unwrap_or(0) as f64 / 1000.0;
-        self.sample("cogo_queue_oldest_age_seconds", &[], seconds);
+        self.sample(
+            "cogo_queue_oldest_age_seconds",
+            &[],
+            seconds(depth.oldest_due_ms),
+        );
     }
+
+    fn waiting(&mut self, waiting: &[Waiting]) {
+        self.family(
+            "cogo_route_queue_depth",
+            "gauge",
+            "Tasks that wait, by route; counted up to 10,000.",
+        );
+        for one in waiting {
+            let route = one.route.to_string();
+            self.sample("cogo_route_queue_depth", &[("route", &route)], one.queued);
+        }
+        self.family(
+            "cogo_route_queue_oldest_age_seconds",
+            "gauge",
+            "For how long the oldest task of a route that is due has waited; 0 if none is.",
+        );
+        for one in waiting {
+            let route = one.route.to_string();
+            let age = seconds(one.oldest_due_ms);
+            self.sample(
+                "cogo_route_queue_oldest_age_seconds",
+                &[("route", &route)],
+                age,
+            );
+        }
+    }
+}
+
+fn seconds(ms: Option<u64>) -> f64 {
+    ms.unwrap_or(0) as f64 / 1000.0
 }
 
 fn escaped(text: &str) -> String {

@@ -101,6 +101,7 @@ async fn look(
         match claim(shared, group.wants.clone(), limit).await {
             Ok(claims) => {
                 capacity.claimed();
+                shared.tally.claimed(claims.len());
                 found += claims.len();
                 unsettled = unsettled.saturating_sub(u32::try_from(claims.len()).unwrap_or(limit));
                 for claim in claims {

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::capacity::Permits;
+use super::figures::Ended as Counted;
 use super::outcome::{self, Log, overstepped};
 use super::settler::SettlerHandle;
 use super::shadow::{self, Original};
@@ -181,7 +182,13 @@ async fn settle(
     // Something new is due, and it may be this host's.
     let requeued = matches!(settlement.next, Next::Queued { .. }) || settlement.forward.is_some();
     let ended = outcome::ended(&settlement);
+    let counted = Counted::of(&settlement);
     let settled = settler.settle(settlement).await;
+    match (settled, &counted) {
+        (Some(Settled::Applied), Some(counted)) => registered.shared.tally.ended(counted),
+        (Some(Settled::LeaseLost), _) => registered.shared.tally.fenced(),
+        _ => {}
+    }
     let applied = matches!(settled, Some(Settled::Applied));
     match (settled, ended) {
         (Some(Settled::LeaseLost), _) => {

@@ -58,6 +58,7 @@ pub(super) async fn rescue(shared: &Shared) -> Result<bool, StoreError> {
     let mut found = false;
     loop {
         let rescued = bounded(PATIENCE, shared.store.rescue(PAGE, max_attempts)).await?;
+        shared.tally.rescued(rescued.len());
         for one in &rescued {
             found = true;
             tracing::warn!(

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::figures::Tally;
 use super::outage::{Outage, PATIENCE, bounded};
 use super::outcome;
 use crate::ids::HolderId;
@@ -48,22 +49,9 @@ pub(super) struct SettlerHandle(mpsc::UnboundedSender<Request>);
 impl Settler {
     /// Settles until the last handle is gone, or until `ended`, whatever is
     /// left then.
-    pub(super) fn start(
-        store: Arc<dyn Store>,
-        holder: HolderId,
-        tracker: &TaskTracker,
-        ended: CancellationToken,
-    ) -> Self {
+    pub(super) fn start(line: Line, tracker: &TaskTracker, ended: CancellationToken) -> Self {
         // Bounded by the claimer, which counts the flights that wait for it.
         let (requests, inbox) = mpsc::unbounded_channel();
-        let line = Line {
-            store,
-            holder,
-            waiting: VecDeque::new(),
-            size: BATCH,
-            backoff: BACKOFF_START,
-            outage: Outage::of("settle"),
-        };
         tracker.spawn(async move {
             tokio::select! {
                 () = line.settle_all(inbox) => {}
@@ -102,9 +90,10 @@ impl SettlerHandle {
 }
 
 /// What waits to be written.
-struct Line {
+pub(super) struct Line {
     store: Arc<dyn Store>,
     holder: HolderId,
+    tally: Arc<Tally>,
     waiting: VecDeque<Request>,
     /// The next batch: halved by every failure, doubled by every success.
     size: usize,
@@ -113,6 +102,18 @@ struct Line {
 }
 
 impl Line {
+    pub(super) fn new(store: Arc<dyn Store>, holder: HolderId, tally: Arc<Tally>) -> Self {
+        Self {
+            store,
+            holder,
+            tally,
+            waiting: VecDeque::new(),
+            size: BATCH,
+            backoff: BACKOFF_START,
+            outage: Outage::of("settle"),
+        }
+    }
+
     async fn settle_all(mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
         loop {
             if self.waiting.is_empty() {
@@ -149,6 +150,7 @@ impl Line {
                 });
         match settled {
             Ok(settled) => {
+                self.tally.committed(settled.len());
                 self.outage.is_over();
                 self.size = (self.size * 2).min(BATCH);
                 self.backoff = BACKOFF_START;

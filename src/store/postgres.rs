@@ -70,7 +70,7 @@ use crate::shadow::verdict::Tally;
 use crate::shadow::{ShadowRow, ShadowRun, ShadowRunRow};
 use crate::store::{
     Component, EndedShadow, NewPublished, NewShadow, RunCancelled, RunFigures, RunMove, Settled,
-    Settlement, ShadowRunFilter, Started, StartedShadow,
+    Settlement, ShadowRunFilter, Started, StartedShadow, Waiting,
 };
 use crate::task::{Claim, Enqueued, NewTask, TaskRow};
 
@@ -487,6 +487,10 @@ impl Store for PostgresStore {
 
     async fn queued(&self, want: &Want) -> Result<u64> {
         self.named(read::queued(self, want)).await
+    }
+
+    async fn waiting(&self) -> Result<Vec<Waiting>> {
+        self.named(read::waiting(self)).await
     }
 
     async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>> {

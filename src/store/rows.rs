@@ -2,7 +2,7 @@
 //! every store selects the same columns by the same names.
 
 use super::cells::{Cells, Columns, Step};
-use super::{ArtifactRow, AttemptRow, Depth, HostRow, Latency, audit};
+use super::{ArtifactRow, AttemptRow, Depth, HostRow, Latency, Waiting, audit};
 use crate::attempt::Kind;
 use crate::event::Event;
 use crate::gate::{Ended, How};
@@ -131,6 +131,21 @@ pub(super) fn depth<R: Columns>(cells: &Cells<'_, R>) -> Step<Depth> {
         failed: cells.count("failed")?,
         oldest_due_ms: oldest.map(|ms| u64::try_from(ms).unwrap_or(0)),
     })
+}
+
+/// None where somebody else's names are none of ours.
+pub(super) fn waiting<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<Waiting>> {
+    let key = RouteKey::new(
+        &cells.required_text("service")?,
+        &cells.required_text("role")?,
+    );
+    let Ok(route) = key else { return Ok(None) };
+    let oldest = cells.int("oldest_due_ms")?;
+    Ok(Some(Waiting {
+        route,
+        queued: cells.count("queued")?,
+        oldest_due_ms: oldest.map(|ms| u64::try_from(ms).unwrap_or(0)),
+    }))
 }
 
 pub(super) fn latency<R: Columns>(cells: &Cells<'_, R>) -> Step<Latency> {

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::ids::MessageId;
 use crate::route::Route;
 use crate::store::rows;
-use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter, Want};
+use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter, Waiting, Want};
 use crate::task::{Status, TaskRow};
 
 const PING: &str = "SELECT count(*) FROM cogo_host_schema";
@@ -64,10 +64,10 @@ FROM executor_attempts
 WHERE message_id = $1
 ORDER BY lease_epoch";
 
-/// Each status by the partial index that knows it, and no further than
-/// [`COUNTED`]: whoever asks every few seconds must not read a million entries
-/// each time. When the oldest is due is read by hopping from lane to lane.
-const DEPTH: &str = "
+/// The first task of every lane that waits, found by hopping from lane to lane.
+macro_rules! lanes {
+    () => {
+        "
 WITH RECURSIVE lane AS (
   (SELECT m.service, m.role, coalesce(m.shard, 0) AS shard, m.priority,
     coalesce(m.tenant, '') AS tenant, coalesce(m.retry_at, m.created_at) AS due
@@ -91,7 +91,16 @@ WITH RECURSIVE lane AS (
     LIMIT 1
   ) AS head
 )
-SELECT
+"
+    };
+}
+
+/// Each status by the partial index that knows it, and no further than
+/// [`COUNTED`]: whoever asks every few seconds must not read a million entries
+/// each time. When the oldest is due is read by hopping from lane to lane.
+const DEPTH: &str = concat!(
+    lanes!(),
+    "SELECT
   (SELECT count(*) FROM (
     SELECT FROM agent_messages WHERE status = 'queued' LIMIT $1) AS counted) AS queued,
   (SELECT count(*) FROM agent_messages WHERE status = 'claimed' AND lease_expires_at IS NOT NULL)
@@ -107,7 +116,25 @@ SELECT
    FROM lane
    WHERE due <= now()
    HAVING count(*) > 0
-  ) AS oldest_due_ms";
+  ) AS oldest_due_ms"
+);
+
+/// The tasks of each route, counted no further than [`COUNTED`], too.
+const WAITING: &str = concat!(
+    lanes!(),
+    "SELECT service, role,
+  (SELECT count(*) FROM (
+    SELECT FROM agent_messages AS m
+    WHERE m.status = 'queued' AND m.service = lane.service AND m.role = lane.role
+    LIMIT $1) AS counted) AS queued,
+  CASE WHEN min(due) <= now() THEN
+    (extract(epoch FROM now() - greatest(min(due), '0001-01-01 UTC')) * 1000)::bigint
+  END AS oldest_due_ms
+FROM lane
+GROUP BY service, role
+ORDER BY service, role
+LIMIT 100"
+);
 
 /// Beyond so many, the planner's estimate is what is known.
 const COUNTED: i64 = 10_000;
@@ -304,6 +331,18 @@ pub(super) async fn queued(store: &PostgresStore, want: &Want) -> Step<u64> {
     let row = query.fetch_one(turn.conn()).await?;
     turn.finish().await?;
     PgCells::of("agent_messages", &row).count("n")
+}
+
+pub(super) async fn waiting(store: &PostgresStore) -> Step<Vec<Waiting>> {
+    let mut turn = store.connections.turn().await?;
+    let query = turn.query(WAITING).bind(COUNTED);
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    let mut waiting = Vec::with_capacity(rows.len());
+    for row in &rows {
+        waiting.extend(rows::waiting(&PgCells::of("agent_messages", row))?);
+    }
+    Ok(waiting)
 }
 
 pub(super) async fn artifact(

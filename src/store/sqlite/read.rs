@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::ids::MessageId;
 use crate::route::Route;
 use crate::store::rows;
-use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter, Want};
+use crate::store::{ArtifactRow, AttemptRow, Depth, EventFilter, Order, TaskFilter, Waiting, Want};
 use crate::task::TaskRow;
 
 const PING: &str = "SELECT count(*) FROM sqlite_schema";
@@ -69,6 +69,17 @@ FROM agent_messages
 WHERE status = 'queued' AND service = ?1 AND role = ?2
   AND (?3 IS NULL OR shard = ?3)
   AND (?4 IS NULL OR tenant = ?4)";
+
+const WAITING: &str = "
+SELECT service, role, count(*) AS queued,
+  CAST(round((julianday('now') - julianday(min(coalesce(retry_at, created_at)) FILTER (
+      WHERE coalesce(retry_at, created_at) <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))))
+    * 86400000.0) AS INTEGER) AS oldest_due_ms
+FROM agent_messages
+WHERE status = 'queued'
+GROUP BY service, role
+ORDER BY service, role
+LIMIT 100";
 
 const SELECT_ARTIFACT: &str = "
 SELECT message_id, task_id, trace_id, path, content_type, digest, bytes, created_at
@@ -195,6 +206,16 @@ pub(super) async fn queued(store: &SqliteStore, want: &Want) -> Step<u64> {
         .fetch_one(&mut *conn)
         .await?;
     Cells::of("agent_messages", &row).count("n")
+}
+
+pub(super) async fn waiting(store: &SqliteStore) -> Step<Vec<Waiting>> {
+    let mut conn = store.readers.acquire().await?;
+    let rows = sqlx::query(WAITING).fetch_all(&mut *conn).await?;
+    let mut waiting = Vec::with_capacity(rows.len());
+    for row in &rows {
+        waiting.extend(rows::waiting(&Cells::of("agent_messages", row))?);
+    }
+    Ok(waiting)
 }
 
 pub(super) async fn artifact(

@@ -27,7 +27,7 @@ use cogo_host::store::{
     EventFilter, HostBeat, HostRow, Latency, Migration, NewApproval, NewPublished, NewRollout,
     NewShadow, PathEvidence, Renewal, Rescued, Result, Retention, RolloutMove, RunCancelled,
     RunFigures, RunMove, Settled, Settlement, ShadowRunFilter, Started, StartedRollout,
-    StartedShadow, Store, StoreError, TaskFilter, Want,
+    StartedShadow, Store, StoreError, TaskFilter, Waiting, Want,
 };
 use cogo_host::task::{Claim, Enqueued, NewTask, Next, TaskRow};
 use rand::rngs::StdRng;
@@ -491,6 +491,10 @@ impl Store for Faults {
 
     async fn queued(&self, want: &Want) -> Result<u64> {
         self.inner.queued(want).await
+    }
+
+    async fn waiting(&self) -> Result<Vec<Waiting>> {
+        self.inner.waiting().await
     }
 
     async fn artifact(&self, task_id: &str, path: &str) -> Result<Option<ArtifactRow>> {

@@ -21,6 +21,7 @@ conformance!(
     events_are_listed_by_filter_and_followed_by_id,
     latency_is_by_nearest_rank_within_route_and_time,
     depth_counts_each_status_and_the_oldest_due,
+    what_waits_is_told_by_route,
     evidence_of_a_trace_groups_what_ended_alike,
     evidence_of_a_window_is_what_ended_in_it,
     smoke_tests_speak_of_their_own_trace_alone,
@@ -196,6 +197,38 @@ async fn depth_counts_each_status_and_the_oldest_due(bed: &Bed) {
     assert_eq!((depth.done, depth.failed), (1, 1));
     let oldest = depth.oldest_due_ms.unwrap();
     assert!((10_000..60_000).contains(&oldest), "{oldest}");
+}
+
+async fn what_waits_is_told_by_route(bed: &Bed) {
+    assert_eq!(bed.store.waiting().await.unwrap(), []);
+    let new = tasks(DOCS, 3);
+    bed.store.enqueue(&new).await.unwrap();
+    bed.age_task(new[2].id, "created_at", Duration::from_secs(10))
+        .await;
+    let mut later = tasks(BUILD_TEST, 2);
+    for task in &mut later {
+        task.delay = Duration::from_secs(500);
+    }
+    bed.store.enqueue(&later).await.unwrap();
+    Hand::new().claim(&*bed.store, DOCS, 1).await;
+    let waiting = bed.store.waiting().await.unwrap();
+    let seen: Vec<_> = waiting
+        .iter()
+        .map(|one| {
+            (
+                one.route.to_string(),
+                one.queued,
+                one.oldest_due_ms.is_some(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (BUILD_TEST.to_owned(), 2, false),
+            (DOCS.to_owned(), 2, true)
+        ]
+    );
 }
 
 fn in_trace(trace: &TraceId, route: &str) -> NewTask {
