@@ -12,6 +12,7 @@
 
 mod component;
 mod contract;
+mod difference;
 mod error;
 mod manifest;
 mod project;
@@ -25,6 +26,7 @@ mod watch;
 use std::path::Path;
 
 pub use component::{Stamp, StampError};
+pub use difference::difference;
 pub use error::{BuildError, VerifyError};
 pub use manifest::ManifestError;
 pub use project::Language;

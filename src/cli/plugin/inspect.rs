@@ -9,9 +9,11 @@ use serde::Serialize;
 use super::super::output::{Exit, Outcome, explain_line};
 use super::subject;
 use crate::cli::Context;
+use crate::packaging;
 use crate::plugin::inspect::{self, Inspection};
 use crate::plugin::limits::Limits;
 use crate::plugin::load::{Candidate, Descriptor};
+use crate::plugin::world::Stray;
 use crate::trial::{Setup, Trials};
 
 #[derive(Args)]
@@ -42,6 +44,9 @@ struct Inspected {
     descriptor: Option<Descriptor>,
     /// What an attempt of it would run under.
     limits: Option<Limits>,
+    /// Where its types are not the contract's, in WIT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    types: Option<String>,
 }
 
 pub fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
@@ -84,6 +89,7 @@ async fn look(trials: &Trials, file: &Path, candidate: Candidate) -> Inspected {
         found: inspect::inspect(&candidate.bytes),
         descriptor: None,
         limits: None,
+        types: packaging::difference(&candidate.bytes),
     };
     if inspected.found.problems.is_empty() {
         match trials.load(candidate, &Setup::default()).await {
@@ -124,22 +130,24 @@ fn verdict(inspected: &Inspected) -> String {
             found.digest
         ));
     }
-    lines.extend(problems(found));
+    lines.extend(problems(inspected));
     lines.extend(notes(found));
     lines.join("\n")
 }
 
 /// What is wrong, with the difference to the world, the cure and where to read
 /// on.
-fn problems(found: &Inspection) -> Vec<String> {
+fn problems(inspected: &Inspected) -> Vec<String> {
     let mut lines = Vec::new();
-    for problem in &found.problems {
+    let component = inspected.found.component.as_ref();
+    for problem in &inspected.found.problems {
         lines.push(format!("error[{}]: {}", problem.code, problem.message));
-        let component = found.component.as_ref();
-        let difference = component.map(|c| c.against_world.as_str());
-        let difference = difference
-            .filter(|_| problem.code == "P120")
-            .unwrap_or_default();
+        let difference = match problem.code {
+            "P120" => component.map(|component| component.against_world.as_str()),
+            "P121" => inspected.types.as_deref(),
+            _ => None,
+        };
+        let difference = difference.unwrap_or_default();
         lines.extend(difference.lines().map(|line| format!("  | {line}")));
         lines.push(format!(" hint: {}", problem.hint));
         lines.extend(explain_line(problem.code));
@@ -147,24 +155,27 @@ fn problems(found: &Inspection) -> Vec<String> {
     lines
 }
 
-/// What is linked and leads nowhere.
+/// What is linked and leads nowhere; imports that have all of it in common share
+/// a line.
 fn notes(found: &Inspection) -> Vec<String> {
-    let strays = found
-        .component
-        .iter()
-        .flat_map(|component| &component.strays);
+    let component = found.component.iter();
+    let strays: Vec<&Stray> = component.flat_map(|c| &c.strays).collect();
+    let alike = |one: &Stray, other: &Stray| {
+        (one.from, one.meets, one.cure) == (other.from, other.meets, other.cure)
+    };
     let mut lines = Vec::new();
-    let mut cures = Vec::new();
-    for stray in strays {
-        lines.push(format!(
-            "note: imports {} ({}): {}",
-            stray.import, stray.from, stray.meets
-        ));
-        if !cures.contains(&stray.cure) {
-            cures.push(stray.cure);
+    for (at, stray) in strays.iter().enumerate() {
+        let before = strays.iter().take(at);
+        if before.into_iter().any(|other| alike(other, stray)) {
+            continue;
         }
+        let same = strays.iter().filter(|other| alike(other, stray));
+        let imports: Vec<&str> = same.map(|stray| stray.import.as_str()).collect();
+        let imports = imports.join(", ");
+        lines.push(format!("note: imports {imports}"));
+        lines.push(format!("      ({}): {}", stray.from, stray.meets));
+        lines.push(format!("      {}", stray.cure));
     }
-    lines.extend(cures.into_iter().map(|cure| format!(" hint: {cure}")));
     lines
 }
 
@@ -202,7 +213,7 @@ fn described(inspected: &Inspected, wit: bool) -> String {
             lines.push(format!("\n{text}"));
         }
     }
-    lines.extend(problems(found));
+    lines.extend(problems(inspected));
     lines.extend(notes(found));
     if found.problems.is_empty() {
         lines.push("it fits the world `executor-plugin` of this host".to_owned());

@@ -18,8 +18,8 @@ pub struct Stray {
 }
 
 const TARGET: &str =
-    "for a Rust plugin, build for wasm32-unknown-unknown: `cogo-host plugin build` does";
-const HTTP: &str = "call out with `wasi:http/outgoing-handler`; the SDK's `Host::send` does";
+    "a Rust plugin does without: `cogo-host plugin build` builds for wasm32-unknown-unknown";
+const HTTP: &str = "call out over `wasi:http/outgoing-handler`, as the example plugins do";
 
 impl Outline {
     /// The world as this component has it: a line with `-` is missing, a line
