@@ -182,6 +182,16 @@ pub fn throughput() {
         "bus: ratio (aim ≥ 0.6)                   {:8.2}",
         rate.ratio
     );
+    let more = sandbox::runtime(2);
+    let threads = pairs(
+        5,
+        || drained(&plugin, &guests, &io).rate,
+        || drained(&plugin, &more, &io).rate,
+    );
+    println!(
+        "bus: end to end, 2 guest threads to 1    {:8.2}",
+        threads.ratio
+    );
 }
 
 /// Drains a full bus by the floor's statements; tasks a second.

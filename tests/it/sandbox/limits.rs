@@ -40,12 +40,7 @@ fn times(count: u32, text: &str) -> String {
 async fn a_guest_that_behaves_completes() {
     let report = run(&doing("")).await;
     assert_eq!(completed(&report).report.case(), "sandbox");
-    let names: Vec<&str> = report
-        .measured
-        .spans
-        .iter()
-        .map(|s| &*s.name)
-        .collect();
+    let names: Vec<&str> = report.measured.spans.iter().map(|s| &*s.name).collect();
     assert_eq!(names, ["instantiate", "call"]);
     assert_eq!(report.measured.peak_memory_bytes, 2 * 65536);
 }
