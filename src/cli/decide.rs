@@ -53,7 +53,10 @@ impl Connection {
         }
         let decision = own(reason);
         let decided: Decided = if paused {
-            self.check_route(route).await?;
+            // The dispatcher is no route of a plugin's, but can wait like one.
+            if *route != RouteKey::dispatcher() {
+                self.check_route(route).await?;
+            }
             self.store.pause(route, &decision).await?
         } else {
             self.store.resume(route, &decision).await?

@@ -45,8 +45,12 @@ impl Desk {
 impl RouteOperator for Desk {
     fn check_route(&self, route: &RouteKey) -> Result<(), RouteRefused> {
         let table = self.routes.table();
-        let found = table.get(route).map(|_| ());
-        found.ok_or_else(|| Self::unknown(&table, route))
+        let dispatched = table.dispatcher().is_some_and(|d| d.key == *route);
+        if dispatched || table.get(route).is_some() {
+            Ok(())
+        } else {
+            Err(Self::unknown(&table, route))
+        }
     }
 
     fn check_flag(&self, route: &RouteKey, to: Option<bool>) -> Result<(), RouteRefused> {

@@ -67,6 +67,27 @@ fn a_pause_holds_a_route_on_all_hosts_until_it_is_resumed() {
 }
 
 #[test]
+fn the_dispatcher_waits_like_a_route() {
+    let bus = Bus::shared();
+    let host = Member::new("one", &bus.url, LONG_LEASE_MS).started();
+    let dispatcher = "orchestrator/execute";
+    let pause = ["route", "pause", dispatcher, "--reason", "a target moves"];
+    let _ = host.run(&pause).expect(0);
+    let mut order = hand::task(dispatcher);
+    order.payload = json!({ "target": ROUTE, "repo": "r" });
+    bus.submit(std::slice::from_ref(&order));
+    let others = hand::tasks(ROUTE, 20);
+    bus.submit(&others);
+    bus.until_ended(&others);
+    let row = bus.task(order.id);
+    assert_eq!((row.status, row.attempts), (Status::Queued, 0), "{row:?}");
+
+    let _ = host.run(&["route", "resume", dispatcher]).expect(0);
+    bus.until_ended(std::slice::from_ref(&order));
+    assert_eq!(bus.task(order.id).status, Status::Done);
+}
+
+#[test]
 fn a_route_that_nobody_knows_cannot_be_paused() {
     let bus = Bus::shared();
     let here = Member::new("nobody", &bus.url, LONG_LEASE_MS);
