@@ -69,10 +69,11 @@ fn a_pause_holds_a_route_on_all_hosts_until_it_is_resumed() {
 #[test]
 fn the_dispatcher_waits_like_a_route() {
     let bus = Bus::shared();
-    let host = Member::new("one", &bus.url, LONG_LEASE_MS).started();
     let dispatcher = "orchestrator/execute";
     let pause = ["route", "pause", dispatcher, "--reason", "a target moves"];
+    let host = Member::new("one", &bus.url, LONG_LEASE_MS);
     let _ = host.run(&pause).expect(0);
+    let host = host.started();
     let mut order = hand::task(dispatcher);
     order.payload = json!({ "target": ROUTE, "repo": "r" });
     bus.submit(std::slice::from_ref(&order));
