@@ -432,7 +432,8 @@ impl ClosedGate<'_> {
     pub fn waiting(&self, name: &str, text: &str) -> Option<i64> {
         let pids = self.bus.numbers(&format!(
             "SELECT pid FROM pg_stat_activity
-             WHERE application_name = '{name}' AND wait_event_type = 'Lock'
+             WHERE datname = current_database() AND application_name = '{name}'
+               AND wait_event_type = 'Lock'
                AND position('{text}' IN query) > 0"
         ));
         pids.first().copied()
