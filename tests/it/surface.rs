@@ -243,11 +243,15 @@ fn colour_is_for_terminals_that_want_it() {
         // A terminal is made by `script`, which is part of every Linux.
         let program = env!("CARGO_BIN_EXE_cogo-host");
         let line = format!("{program} run --until-idle --port 0");
+        // Nothing of the tests' own environment: with CI set, any terminal has
+        // colours.
         let mut command = Command::new("script");
         command
             .args(["--quiet", "--return", "--command", &line, "/dev/null"])
             .current_dir(here.path())
-            .env_remove("NO_COLOR")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", here.path())
             .env("TERM", "xterm")
             .envs(environment.iter().copied());
         String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
