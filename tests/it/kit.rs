@@ -105,17 +105,7 @@ fn serves(here: &Installation) -> Host {
 /// What became of a task that was submitted to it.
 fn runs(here: &Installation, payload: &str) -> Value {
     let _host = serves(here);
-    let submit = [
-        "submit",
-        "--service",
-        "code",
-        "--role",
-        "build-test",
-        "--json",
-    ];
-    let wait = ["--payload", payload, "--wait"];
-    let ended = here.run(&[&submit[..], &wait].concat()).expect(0);
-    ended.data()
+    here.submit("code/build-test", &["--payload", payload, "--wait"])
 }
 
 #[test]

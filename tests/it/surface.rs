@@ -174,16 +174,8 @@ fn completed(here: &Installation, words: &[&str]) -> Vec<String> {
 #[test]
 fn shells_complete_live_names() {
     let here = Installation::new();
-    let submit = [
-        "submit",
-        "--service",
-        "code",
-        "--role",
-        "build-test",
-        "--json",
-    ];
     let payload = ["--payload", "{}", "--trace-id", "trace-of-mine"];
-    let task = here.run(&[&submit[..], &payload].concat()).expect(0).data();
+    let task = here.submit("code/build-test", &payload);
     let id = task["id"].as_str().unwrap().to_owned();
     std::fs::create_dir(here.path().join("plugins")).unwrap();
     std::fs::write(here.path().join("plugins/my-own.wasm"), "").unwrap();

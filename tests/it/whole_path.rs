@@ -36,19 +36,8 @@ fn real(worker_url: &str) -> Installation {
 }
 
 pub fn submit(here: &Installation, project: &Path, more: &[&str]) -> Value {
-    let repo = project.to_str().unwrap();
-    let mut args = vec![
-        "submit",
-        "--json",
-        "--service",
-        "code",
-        "--role",
-        "build-test",
-        "--repo",
-        repo,
-    ];
-    args.extend(more);
-    here.run(&args).expect(0).data()
+    let repo = ["--repo", project.to_str().unwrap()];
+    here.submit("code/build-test", &[&repo[..], more].concat())
 }
 
 pub fn task(here: &Installation, id: &str) -> Value {

@@ -115,20 +115,8 @@ fn a_route_that_nobody_knows_cannot_be_paused() {
 #[test]
 fn a_host_that_ends_when_idle_tells_of_what_it_leaves() {
     let here = Installation::new();
-    let submit = [
-        "submit",
-        "--service",
-        "code",
-        "--role",
-        "build-test",
-        "--json",
-    ];
-    let _ = here
-        .run(&[&submit[..], &["--repo", "."]].concat())
-        .expect(0);
-    let _ = here
-        .run(&[&submit[..], &["--delay", "1h"]].concat())
-        .expect(0);
+    let _ = here.submit(ROUTE, &["--repo", "."]);
+    let _ = here.submit(ROUTE, &["--delay", "1h"]);
     let pause = ["route", "pause", ROUTE, "--reason", "the disk is full"];
     let _ = here.run(&pause).expect(0);
     let run = ["run", "--until-idle", "--port", "0"];

@@ -9,17 +9,7 @@ use crate::whole_path::{count, ended, events};
 /// Runs a command on a worker's sandbox; the task as it ended.
 fn run(here: &Installation, payload: &Value) -> Value {
     let payload = payload.to_string();
-    let args = [
-        "submit",
-        "--json",
-        "--service",
-        "sandbox",
-        "--role",
-        "run",
-        "--payload",
-        &payload,
-    ];
-    let submitted = here.run(&args).expect(0).data();
+    let submitted = here.submit("sandbox/run", &["--payload", &payload]);
     let shown = ended(here, submitted["id"].as_str().unwrap());
     let trace = events(here, submitted["trace_id"].as_str().unwrap());
     assert_eq!(shown["status"], "done", "{shown:#}");

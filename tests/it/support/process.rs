@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
 /// Long enough for a loaded machine; reached only when something is wrong.
@@ -63,6 +64,13 @@ impl Installation {
     pub fn run(&self, args: &[&str]) -> Finished {
         let output = self.command(args).output().unwrap();
         Finished::new(args, output)
+    }
+
+    /// Submits a task to a `service/role`; what the command says of it.
+    pub fn submit(&self, route: &str, more: &[&str]) -> Value {
+        let (service, role) = route.split_once('/').unwrap();
+        let submit = ["submit", "--json", "--service", service, "--role", role];
+        self.run(&[&submit[..], more].concat()).expect(0).data()
     }
 
     /// Starts `cogo-host run` and waits until it serves.
@@ -239,46 +247,18 @@ pub struct Host {
 impl Host {
     /// What its API answers to a GET without a token.
     pub fn get(&self, path: &str) -> Value {
-        let url = format!("{}{path}", self.api);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let client = reqwest::Client::builder().no_proxy().build().unwrap();
-            client.get(url).send().await.unwrap().json().await.unwrap()
-        })
+        serde_json::from_str(&self.get_raw(path).1).unwrap()
     }
 
     /// The status and the text of its API's answer to a GET without a token.
     pub fn get_raw(&self, path: &str) -> (u16, String) {
-        let url = format!("{}{path}", self.api);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let client = reqwest::Client::builder().no_proxy().build().unwrap();
-            let answer = client.get(url).send().await.unwrap();
-            (answer.status().as_u16(), answer.text().await.unwrap())
-        })
+        self.ask(Method::GET, path, |request| request)
     }
 
     /// What its API answers to a POST without a token, with its status.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let url = format!("{}{path}", self.api);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let client = reqwest::Client::builder().no_proxy().build().unwrap();
-            let answer = client.post(url).json(body).send().await.unwrap();
-            (answer.status().as_u16(), answer.json().await.unwrap())
-        })
+        let (status, text) = self.ask(Method::POST, path, |request| request.json(body));
+        (status, serde_json::from_str(&text).unwrap())
     }
 
     /// What its API answers to a POST of these bytes, with its status.
@@ -289,6 +269,22 @@ impl Host {
         bytes: &[u8],
         token: Option<&str>,
     ) -> (u16, Value) {
+        let (status, text) = self.ask(Method::POST, path, |request| {
+            let request = request.header("content-type", kind).body(bytes.to_vec());
+            match token {
+                Some(token) => request.bearer_auth(token),
+                None => request,
+            }
+        });
+        (status, serde_json::from_str(&text).unwrap())
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        with: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> (u16, String) {
         let url = format!("{}{path}", self.api);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -297,12 +293,8 @@ impl Host {
         runtime.block_on(async {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
-            let mut request = client.post(url).header("content-type", kind);
-            if let Some(token) = token {
-                request = request.bearer_auth(token);
-            }
-            let answer = request.body(bytes.to_vec()).send().await.unwrap();
-            (answer.status().as_u16(), answer.json().await.unwrap())
+            let answer = with(client.request(method, url)).send().await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
         })
     }
 

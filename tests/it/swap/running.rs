@@ -67,18 +67,8 @@ impl Running {
 
     /// The digest that a task submitted now runs on.
     fn runs_on(&self) -> String {
-        let args = [
-            "submit",
-            "--json",
-            "--wait",
-            "--service",
-            "code",
-            "--role",
-            "build-test",
-            "--repo",
-            "https://example.com/r.git",
-        ];
-        let submitted = self.here.run(&args).expect(0).data();
+        let repo = ["--wait", "--repo", "https://example.com/r.git"];
+        let submitted = self.here.submit("code/build-test", &repo);
         let id = submitted["id"].as_str().unwrap();
         let shown = self
             .here
