@@ -65,7 +65,7 @@ pub use plugins::trust;
 pub use recorder::Recorder;
 use rollouts::Rollouts;
 use route_operator::Desk;
-pub use routes::{LoadedPlugin, LoadedPlugins, RouteEntry, RouteTable};
+pub use routes::{LoadedPlugin, LoadedPlugins, RouteEntry, RouteProblem, RouteTable};
 pub use swap::{Decisions, Fetched, Started, SwapEvent, Swapper};
 
 /// How often the host shows itself on the bus.

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, Notify, watch};
 
 use super::routes::{BusFlags, RouteEntry};
 use crate::breaker::{BreakerRow, RealPath, State};
 use crate::bus::outage::bounded;
 use crate::control::{ApprovalRow, Controls};
+use crate::ids::PluginName;
 use crate::millis::millis;
 use crate::rollout::RolloutRow;
 use crate::route::{RouteKey, RoutePlugins};
@@ -138,6 +140,19 @@ impl Known {
         flags
             .map(|(route, flag)| (route.clone(), flag.enabled))
             .collect::<BTreeMap<_, _>>()
+    }
+
+    /// The plugins that lie on the bus, the one that came first before all others.
+    pub fn published(&self) -> Vec<PluginName> {
+        let rows = self.controls.published.iter();
+        let mut first: BTreeMap<&PluginName, DateTime<Utc>> = BTreeMap::new();
+        for row in rows {
+            let at = first.entry(&row.name).or_insert(row.published_at);
+            *at = row.published_at.min(*at);
+        }
+        let mut names: Vec<_> = first.into_iter().collect();
+        names.sort_by_key(|(_, at)| *at);
+        names.into_iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// The approval in force that lasts longest.

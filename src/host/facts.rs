@@ -159,7 +159,10 @@ impl Facts {
             format!("no executor for {}", missing.join(", "))
         };
         for problem in self.routes.problems() {
-            detail += &format!("; {problem}, so that it stays as it was");
+            detail += &format!("; {problem}");
+            if let Some(hint) = &problem.error.hint {
+                detail += &format!(" ({hint})");
+            }
         }
         ReadinessCheck {
             name: "routes".to_owned(),

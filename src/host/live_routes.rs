@@ -1,10 +1,11 @@
 //! The route table of a running host, which follows the plugins and what was
 //! decided on the bus.
 //!
-//! At the start a mistake keeps the host from starting. Later it concerns its
-//! route alone: that route stays as it was while its plugins still handle it,
-//! and the mistake is shown. A route that nobody handles any more is not
-//! claimed for; its tasks wait.
+//! At the start a mistake keeps the host from starting, unless it lies with the
+//! plugins of the bus alone. That one, and any later, concerns its route alone:
+//! the route stays as it was while its plugins still handle it, and the mistake
+//! is shown. A route that nobody handles any more is not claimed for; its tasks
+//! wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::controls::{Known, LiveControls, RouteNow};
 use super::probes::Probes;
-use super::routes::{LoadedPlugins, RouteEntry, RouteTable, plugin_missing};
+use super::routes::{LoadedPlugins, RouteEntry, RouteProblem, RouteTable, plugin_missing};
 use crate::api::RolloutRefused;
 use crate::attempt::{InShadow, SideEffects};
 use crate::breaker::{Probe, RealPath, Said};
@@ -43,21 +44,29 @@ pub struct LiveRoutes {
 /// One state of the table, and what is wrong with it.
 struct Revision {
     table: Arc<RouteTable>,
-    problems: Vec<ConfigError>,
+    problems: Vec<RouteProblem>,
 }
 
 impl LiveRoutes {
     /// The table to start with.
     ///
     /// # Errors
-    /// As [`RouteTable::build`].
+    /// As [`RouteTable::start`].
     pub fn start(
         config: &Config,
         plugins: Arc<dyn LoadedPlugins>,
         controls: Arc<LiveControls>,
     ) -> Result<Self, ConfigError> {
-        let flags = controls.now().flags();
-        let table = RouteTable::build(config, Arc::clone(&plugins), &flags)?;
+        let known = controls.now();
+        let (table, problems) = RouteTable::start(
+            config,
+            Arc::clone(&plugins),
+            &known.published(),
+            &known.flags(),
+        )?;
+        for problem in &problems {
+            warn_of(problem);
+        }
         if config.compare {
             warn_of_incomparable(&table);
         }
@@ -69,7 +78,7 @@ impl LiveRoutes {
             suspicion: AtomicBool::new(false),
             now: ArcSwap::from_pointee(Revision {
                 table: Arc::new(table),
-                problems: Vec::new(),
+                problems,
             }),
         })
     }
@@ -128,7 +137,7 @@ impl LiveRoutes {
     }
 
     /// Why routes are not as the plugins would have them.
-    pub fn problems(&self) -> Vec<ConfigError> {
+    pub fn problems(&self) -> Vec<RouteProblem> {
         self.now.load().problems.clone()
     }
 
@@ -161,7 +170,7 @@ impl LiveRoutes {
         let (table, problems) = before.table.rebuilt(&self.config, plugins, &flags);
         for problem in &problems {
             if !before.problems.contains(problem) {
-                tracing::error!(hint = problem.hint, "{problem}; the route stays as it was");
+                warn_of(problem);
             }
         }
         if *before.table != table {
@@ -217,6 +226,10 @@ impl LiveRoutes {
             },
         })
     }
+}
+
+fn warn_of(problem: &RouteProblem) {
+    tracing::error!(hint = problem.error.hint, "{problem}");
 }
 
 /// Tells of routes whose other plugin could not run, so that nothing is compared.

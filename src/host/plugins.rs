@@ -180,6 +180,15 @@ impl LoadedPlugins for Catalog {
         plugin.map(loaded)
     }
 
+    fn own(&self, name: &PluginName) -> Option<LoadedPlugin> {
+        let serving = Self::get(self, name)?;
+        let own = match serving.source() {
+            Source::Published => self.bundled(name)?,
+            Source::Bundled | Source::Directory => serving,
+        };
+        Some(loaded(own))
+    }
+
     fn all(&self) -> Vec<LoadedPlugin> {
         let names = self.list().into_iter().map(|listed| listed.name);
         names
@@ -205,6 +214,7 @@ fn loaded(plugin: Arc<Plugin>) -> LoadedPlugin {
         deadline: plugin.limits().deadline,
         concurrency: u32::try_from(plugin.limits().concurrency).unwrap_or(u32::MAX),
         missing_config: plugin.missing_config(),
+        source: plugin.source(),
         hold: Hold::of(plugin),
     }
 }

@@ -5,8 +5,10 @@
 //! and turns the answer into a loaded plugin version.
 
 mod keys;
+mod so_far;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +17,14 @@ use crate::attempt::{PluginVersion, Problem};
 use crate::breaker::RealPath;
 use crate::config::{Config, ConfigError};
 use crate::ids::{Digest, PluginName};
+use crate::plugin::load::Source;
 use crate::rollout::RolloutRow;
 use crate::route::{KnownRole, Policy, RouteKey, RoutePlugins};
 use crate::routing::{Hold, KnownRoute, ServedRoute};
 use crate::selection::{Breaker, Choice, HoldReason, Situation, select};
 use crate::stage::Stage;
 use keys::{dispatcher_shard, route_plugins, served_keys};
+use so_far::SoFar;
 
 /// What routing needs to know of a loaded plugin.
 #[derive(Debug, Clone)]
@@ -31,6 +35,7 @@ pub struct LoadedPlugin {
     pub concurrency: u32,
     /// Keys that the plugin reads and nobody set.
     pub missing_config: Vec<String>,
+    pub source: Source,
     /// Keeps this version loaded.
     pub hold: Hold,
 }
@@ -39,6 +44,9 @@ pub struct LoadedPlugin {
 pub trait LoadedPlugins: Send + Sync + 'static {
     /// The version that serves under a name, or the one with this digest.
     fn get(&self, name: &PluginName, digest: Option<Digest>) -> Option<LoadedPlugin>;
+
+    /// The version that would serve under a name if the bus had none.
+    fn own(&self, name: &PluginName) -> Option<LoadedPlugin>;
 
     fn all(&self) -> Vec<LoadedPlugin>;
 
@@ -71,6 +79,10 @@ impl RouteEntry {
                 route: self.key.clone(),
             }),
         }
+    }
+
+    fn names(&self) -> Vec<PluginName> {
+        self.plugins.names().into_iter().cloned().collect()
     }
 
     pub fn known(&self) -> KnownRoute {
@@ -108,6 +120,31 @@ pub enum Unrunnable {
     },
 }
 
+/// Why a route is not as the configuration and the plugins would have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteProblem {
+    pub error: ConfigError,
+    /// The plugins that it goes on with; none where its tasks wait.
+    pub stays_with: Vec<PluginName>,
+}
+
+impl RouteProblem {
+    fn is_same_as(&self, other: &Self) -> bool {
+        let (one, other) = (&self.error, &other.error);
+        (&one.place, &one.problem) == (&other.place, &other.problem)
+    }
+}
+
+impl fmt::Display for RouteProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.stays_with.iter().map(PluginName::as_str).collect();
+        match names.as_slice() {
+            [] => write!(f, "{}; its tasks wait", self.error),
+            names => write!(f, "{}; it stays with {}", self.error, names.join(" and ")),
+        }
+    }
+}
+
 impl Config {
     /// The policy of a route, as configured or by its role.
     pub fn policy(&self, key: &RouteKey) -> Policy {
@@ -120,23 +157,33 @@ impl Config {
 }
 
 impl RouteTable {
-    /// Decides which routes are served and how.
+    /// Decides which routes are served and how: first as if the bus had no
+    /// plugins, then with one after the other in the order in which they were
+    /// `published`, as hosts met them that ran all the time. What only the bus
+    /// does wrong keeps no host from starting.
     ///
     /// # Errors
-    /// [`ConfigError`] when a route has no plugin, production would run a mock
-    /// by configuration, or a real executor lacks a value that it needs.
-    pub fn build(
+    /// [`ConfigError`] when, whatever the bus has, a route has no plugin,
+    /// production would run a mock by configuration, or a real executor lacks a
+    /// value that it needs.
+    pub fn start(
         config: &Config,
         plugins: Arc<dyn LoadedPlugins>,
+        published: &[PluginName],
         flags: &BusFlags,
-    ) -> Result<Self, ConfigError> {
-        let all = plugins.all();
-        let mut table = Self::empty(config, plugins);
-        for (key, shard) in served_keys(config, &all)? {
-            let entry = table.entry(config, key, shard, &all, flags)?;
-            table.entries.insert(entry.key.clone(), entry);
+    ) -> Result<(Self, Vec<RouteProblem>), ConfigError> {
+        let so_far = |count| Arc::new(SoFar::new(&plugins, published, count));
+        let empty = Self::empty(config, so_far(0));
+        let (mut table, own) = empty.rebuilt(config, so_far(0), flags);
+        for count in 1..=published.len() {
+            (table, _) = table.rebuilt(config, so_far(count), flags);
         }
-        Ok(table)
+        let (table, problems) = table.rebuilt(config, Arc::clone(&plugins), flags);
+        let is_own = |problem: &&RouteProblem| own.iter().any(|own| own.is_same_as(problem));
+        match problems.iter().find(is_own) {
+            Some(mistake) => Err(mistake.error.clone()),
+            None => Ok((table, problems)),
+        }
     }
 
     /// The table after the plugins have changed. A route that cannot be as it
@@ -146,12 +193,15 @@ impl RouteTable {
         config: &Config,
         plugins: Arc<dyn LoadedPlugins>,
         flags: &BusFlags,
-    ) -> (Self, Vec<ConfigError>) {
+    ) -> (Self, Vec<RouteProblem>) {
         let all = plugins.all();
         let mut table = Self::empty(config, plugins);
         let mut problems = Vec::new();
-        let served = served_keys(config, &all).unwrap_or_else(|problem| {
-            problems.push(problem);
+        let served = served_keys(config, &all).unwrap_or_else(|error| {
+            problems.push(RouteProblem {
+                error,
+                stays_with: Vec::new(),
+            });
             let before = self.entries.values();
             before
                 .map(|entry| (entry.key.clone(), entry.shard))
@@ -162,8 +212,12 @@ impl RouteTable {
             let before = before.filter(|entry| table.works(entry, flags));
             let entry = match table.entry(config, key, shard, &all, flags) {
                 Ok(entry) => Some(entry),
-                Err(problem) => {
-                    problems.push(problem);
+                Err(error) => {
+                    let running = before.filter(|entry| table.runs(entry, flags));
+                    problems.push(RouteProblem {
+                        error,
+                        stays_with: running.map(RouteEntry::names).unwrap_or_default(),
+                    });
                     before.cloned()
                 }
             };
@@ -221,6 +275,14 @@ impl RouteTable {
         };
         let loaded = self.plugins.get(&plugin, digest);
         loaded.is_some_and(|loaded| loaded.handles.contains(&entry.key))
+    }
+
+    /// Whether it can run on top of that.
+    fn runs(&self, entry: &RouteEntry, flags: &BusFlags) -> bool {
+        let Choice::Run { plugin, digest, .. } = self.meant(entry, flags) else {
+            return false;
+        };
+        self.runnable(&entry.key, &plugin, digest).is_ok()
     }
 
     /// All routes that this host is there for.

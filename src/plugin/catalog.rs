@@ -176,6 +176,11 @@ impl Catalog {
         self.now.load().stable.get(name).cloned()
     }
 
+    /// The bundled version of a plugin, whatever serves under its name.
+    pub fn bundled(&self, name: &PluginName) -> Option<Arc<Plugin>> {
+        self.now.load().bundled.get(name).cloned()
+    }
+
     /// A version by its digest: one that serves, is kept, or still runs.
     pub fn by_digest(&self, digest: Digest) -> Option<Arc<Plugin>> {
         let now = self.now.load();

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::LoadedPlugin;
-use crate::attempt::Kind;
+use crate::attempt::{Kind, PluginVersion};
 use crate::config::{Config, ConfigError, RouteConfig, Served};
+use crate::plugin::load::Source;
 use crate::route::{RouteKey, RoutePlugins};
 
 /// Which routes are served, each with the shard it is bound to.
@@ -113,11 +114,16 @@ pub(super) fn route_plugins(
         _ => {
             let names: Vec<String> = real.iter().chain(&mock).map(ToString::to_string).collect();
             let problem = format!("several plugins handle it: {}", names.join(", "));
-            Err(
-                ConfigError::new(format!("route `{key}`"), problem).hint(format!(
-                    "choose in cogo.toml: `[route.\"{key}\"]` with `real` and `mock`, or `plugin`"
-                )),
-            )
+            let mut hint = format!(
+                "choose in cogo.toml: `[route.\"{key}\"]` with `real` and `mock`, or `plugin`"
+            );
+            let mut handling = plugins.iter().filter(|p| p.handles.contains(key));
+            if let Some(published) = handling.find(|p| p.source == Source::Published) {
+                let PluginVersion { name, digest, .. } = &published.version;
+                hint +=
+                    &format!("; or take `{name}` off the bus: `cogo-host plugin retract {digest}`");
+            }
+            Err(ConfigError::new(format!("route `{key}`"), problem).hint(hint))
         }
     }
 }

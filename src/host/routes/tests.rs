@@ -13,8 +13,21 @@ impl LoadedPlugins for Fixed {
         found.cloned()
     }
 
+    fn own(&self, name: &PluginName) -> Option<LoadedPlugin> {
+        // A published version stands before the bundled one that it replaced.
+        let mut named = self.0.iter().filter(|p| p.version.name == *name);
+        named.find(|p| p.source != Source::Published).cloned()
+    }
+
     fn all(&self) -> Vec<LoadedPlugin> {
-        self.0.clone()
+        let first = |(at, plugin): &(usize, &LoadedPlugin)| {
+            let name = &plugin.version.name;
+            self.0[..*at]
+                .iter()
+                .all(|before| before.version.name != *name)
+        };
+        let all = self.0.iter().enumerate().filter(first);
+        all.map(|(_, plugin)| plugin.clone()).collect()
     }
 
     fn others(&self, _: &PluginName) -> Vec<Digest> {
@@ -34,6 +47,7 @@ fn plugin(name: &str, kind: Kind, handles: &[&str], missing: &[&str]) -> LoadedP
         deadline: Duration::from_secs(70),
         concurrency: 4,
         missing_config: missing.iter().map(|m| (*m).to_owned()).collect(),
+        source: Source::Directory,
         hold: Hold::default(),
     }
 }
@@ -47,18 +61,36 @@ fn build_with(
     missing: &[&str],
     flags: &BusFlags,
 ) -> Result<RouteTable, ConfigError> {
-    let roles = ["code/build-test", "codegen/generate"];
-    let plugins = Fixed(vec![
-        plugin("mock", Kind::Mock, &roles, &[]),
-        plugin("cogo-worker", Kind::Real, &roles, missing),
+    let (table, problems) = start(environment, own(missing), &[], flags)?;
+    assert_eq!(problems, []);
+    Ok(table)
+}
+
+const ROLES: [&str; 2] = ["code/build-test", "codegen/generate"];
+
+/// What a host has by itself.
+fn own(missing: &[&str]) -> Vec<LoadedPlugin> {
+    vec![
+        plugin("mock", Kind::Mock, &ROLES, &[]),
+        plugin("cogo-worker", Kind::Real, &ROLES, missing),
         plugin("render", Kind::Mock, &["docs/render"], &[]),
-    ]);
+    ]
+}
+
+fn start(
+    environment: &[(&str, &str)],
+    plugins: Vec<LoadedPlugin>,
+    published: &[&str],
+    flags: &BusFlags,
+) -> Result<(RouteTable, Vec<RouteProblem>), ConfigError> {
     let layers = Layers::new(
         environment
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
     );
-    RouteTable::build(&Config::from_layers(&layers)?, Arc::new(plugins), flags)
+    let config = Config::from_layers(&layers)?;
+    let published: Vec<PluginName> = published.iter().map(|name| name.parse().unwrap()).collect();
+    RouteTable::start(&config, Arc::new(Fixed(plugins)), &published, flags)
 }
 
 fn served(table: &RouteTable) -> Vec<ServedRoute> {
@@ -202,6 +234,69 @@ fn flags_on_the_bus_count_at_the_start() {
     assert!(
         hint.contains("`cogo-host flag set code/build-test off`"),
         "{hint}"
+    );
+}
+
+fn published(plugin: LoadedPlugin) -> LoadedPlugin {
+    LoadedPlugin {
+        source: Source::Published,
+        ..plugin
+    }
+}
+
+/// The routes and what is wrong with them, of a host that starts while the bus
+/// has these plugins, in the order in which they were published.
+fn starts_with(environment: &[(&str, &str)], on_bus: Vec<LoadedPlugin>) -> String {
+    let names: Vec<String> = on_bus.iter().map(|p| p.version.name.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut plugins: Vec<LoadedPlugin> = on_bus.into_iter().map(published).collect();
+    plugins.extend(own(&["COGO_WORKER_URL"]));
+    let started = start(environment, plugins, &names, &BusFlags::default());
+    let (table, problems) = started.unwrap();
+    let problems = problems.iter().map(|problem| format!("\n{problem}"));
+    runs(&table) + &problems.collect::<String>()
+}
+
+#[test]
+fn the_plugins_of_the_bus_keep_no_host_from_starting() {
+    let mock = |name, handles: &[&str]| plugin(name, Kind::Mock, handles, &[]);
+    // This host's own come first, then those that were published first.
+    let rivals = vec![
+        mock("zeta", &["docs/check", "code/build-test"]),
+        mock("alpha", &["docs/check", "docs/render"]),
+    ];
+    insta::assert_snapshot!(starts_with(&[], rivals), @r"
+    code/build-test=mock codegen/generate=mock docs/check=zeta docs/render=render
+    route `code/build-test`: several plugins handle it: cogo-worker, zeta, mock; it stays with cogo-worker and mock
+    route `docs/check`: several plugins handle it: zeta, alpha; it stays with zeta
+    route `docs/render`: several plugins handle it: alpha, render; it stays with render
+    ");
+    // What replaces a plugin of this host gives up a route, and takes another.
+    let mock = mock("mock", &["code/build-test", "docs/render"]);
+    insta::assert_snapshot!(starts_with(&[], vec![mock]), @r"
+    code/build-test=mock docs/render=render
+    route `codegen/generate`: plugin `cogo-worker` is to run, but COGO_WORKER_URL is not set; its tasks wait
+    route `docs/render`: several plugins handle it: mock, render; it stays with render
+    ");
+    // It needs what this host has not.
+    let needy = plugin("mock", Kind::Mock, &ROLES, &["TOKEN"]);
+    insta::assert_snapshot!(starts_with(&[], vec![needy]), @r"
+    docs/render=render
+    route `code/build-test`: plugin `mock` is to run, but TOKEN is not set; its tasks wait
+    route `codegen/generate`: plugin `mock` is to run, but TOKEN is not set; its tasks wait
+    ");
+}
+
+#[test]
+fn what_is_wrong_without_the_bus_keeps_a_host_from_starting_with_it() {
+    let mut plugins = own(&[]);
+    plugins.push(plugin("other", Kind::Mock, &["docs/render"], &[]));
+    plugins.push(published(plugin("extra", Kind::Mock, &["docs/check"], &[])));
+    let refused = start(&[], plugins, &["extra"], &BusFlags::default());
+    let error = refused.err().unwrap().to_string();
+    assert!(
+        error.ends_with("several plugins handle it: render, other"),
+        "{error}"
     );
 }
 

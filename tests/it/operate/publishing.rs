@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::support::process::{Host, Installation, until};
 use crate::swap::harness::{NAME, version};
+use crate::whole_path;
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -127,8 +128,7 @@ fn a_version_is_published_once_and_retracted_unless_it_was_decided_on() {
 
 #[test]
 fn a_new_host_goes_back_to_what_served_on_the_one_before() {
-    // Three plugins for one route would need a choice in the configuration.
-    let here = Installation::new().with("AGENT_SERVICE", "code");
+    let here = Installation::new();
     let mut host = here.host(&[]);
     let versions = [1, 2, 3].map(|n| guest(&here, n));
     for (file, digest) in &versions {
@@ -158,6 +158,50 @@ fn a_new_host_goes_back_to_what_served_on_the_one_before() {
     let done = here.run(&["plugin", "list", "--json"]).expect(0).data();
     assert_eq!(done["running"], true);
     assert_eq!(done["published"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_published_plugin_keeps_no_host_from_starting() {
+    const ROUTE: &str = "sandbox/run";
+    let here = Installation::new();
+    let mut host = here.host(&[]);
+    let (file, digest) = guest(&here, 1);
+    let _ = here.run(&["plugin", "publish", &file]).expect(0);
+    serves(&host, &digest);
+    // The plugin that had the route goes on with it, and the operator is told so.
+    let told = |host: &Host| {
+        let ready = host.get("/readyz");
+        let checks = ready["checks"].as_array().unwrap();
+        let routes = checks.iter().find(|check| check["name"] == "routes");
+        routes.unwrap().clone()
+    };
+    let as_before = |host: &Host| {
+        let task = ["--payload", r#"{"command":"true"}"#, "--wait"];
+        let submitted = here.submit(ROUTE, &task);
+        let shown = whole_path::task(&here, submitted["id"].as_str().unwrap());
+        (shown["history"][0]["plugin"].clone(), told(host))
+    };
+    until("the rival is noticed", &mut || {
+        told(&host)["detail"].as_str()?.contains(NAME).then_some(())
+    });
+    let before = as_before(&host);
+    let detail = before.1["detail"].as_str().unwrap().to_owned();
+    let retract = format!("`cogo-host plugin retract {digest}`");
+    for part in [ROUTE, "it stays with cogo-worker and mock", &retract] {
+        assert!(detail.contains(part), "{detail}");
+    }
+    assert_eq!(before.0, "mock");
+
+    host.process.signal("TERM");
+    assert_eq!(host.process.wait(), Some(0));
+    let host = here.host(&[]);
+    serves(&host, &digest);
+    assert_eq!(as_before(&host), before);
+    let _ = here.run(&["plugin", "retract", &digest]).expect(0);
+    until("nobody is in the way", &mut || {
+        let detail = told(&host)["detail"].as_str()?.to_owned();
+        (!detail.contains(NAME)).then_some(())
+    });
 }
 
 #[test]

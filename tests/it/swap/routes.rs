@@ -137,7 +137,7 @@ async fn a_route_that_two_plugins_claim_stays_with_the_first() {
         panic!("{problems:?}");
     };
     assert!(problem.to_string().contains("docs, rival"), "{problem}");
-    assert!(problem.hint.as_ref().unwrap().contains("docs/render"));
+    assert!(problem.error.hint.as_ref().unwrap().contains("docs/render"));
 
     // Without the first, nobody else is in the way.
     std::fs::remove_file(routed.here.at("docs.wasm")).unwrap();
