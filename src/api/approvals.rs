@@ -38,8 +38,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Answer<Approvals>, ApiError> {
     let params = Params::read(query.as_deref(), &["limit"])?;
-    let limit = params.number("limit", 1..=APPROVALS_MAX)?;
-    let limit = limit.unwrap_or(APPROVALS_DEFAULT);
+    let limit = params.limit(APPROVALS_DEFAULT, APPROVALS_MAX)?;
     Ok(Answer(Approvals {
         approvals: shared.store().approvals(limit).await?,
     }))

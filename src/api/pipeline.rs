@@ -156,9 +156,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Answer<Listing>, ApiError> {
     let params = Params::read(query.as_deref(), &["limit"])?;
-    let limit = params
-        .number("limit", 1..=RUNS_MAX)?
-        .unwrap_or(RUNS_DEFAULT);
+    let limit = params.limit(RUNS_DEFAULT, RUNS_MAX)?;
     Ok(Answer(Listing {
         runs: shared.store().runs(limit).await?,
     }))

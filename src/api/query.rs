@@ -104,6 +104,14 @@ impl Params {
         })
     }
 
+    /// How many to list at the most.
+    ///
+    /// # Errors
+    /// When it is no whole number from 1 to `max`.
+    pub(super) fn limit(&self, default: u32, max: u32) -> Result<u32, QueryError> {
+        Ok(self.number("limit", 1..=max)?.unwrap_or(default))
+    }
+
     /// # Errors
     /// When it is no whole number within `range`.
     pub(super) fn number(

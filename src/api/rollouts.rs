@@ -16,6 +16,7 @@ use super::auth::Actor;
 use super::body::Json;
 use super::controls::{RouteRefused, decision, reason};
 use super::error::ApiError;
+use super::path::Named;
 use super::query::{Params, shortened};
 use crate::control::{Decider, InvalidReason};
 use crate::ids::{Digest, PluginName};
@@ -201,8 +202,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Answer<Rollouts>, ApiError> {
     let params = Params::read(query.as_deref(), &["limit"])?;
-    let limit = params.number("limit", 1..=ROLLOUTS_MAX)?;
-    let limit = limit.unwrap_or(ROLLOUTS_DEFAULT);
+    let limit = params.limit(ROLLOUTS_DEFAULT, ROLLOUTS_MAX)?;
     Ok(Answer(Rollouts {
         rollouts: shared.store().rollouts(limit).await?,
     }))
@@ -210,11 +210,10 @@ pub(super) async fn list(
 
 pub(super) async fn show(
     State(shared): State<Arc<Shared>>,
-    path: Result<Path<String>, PathRejection>,
+    Named(id): Named<RolloutId>,
     RawQuery(query): RawQuery,
 ) -> Result<Answer<RolloutView>, ApiError> {
     Params::read(query.as_deref(), &[])?;
-    let id = named(path)?;
     let row = shared.store().rollout(&id).await?;
     let row = row.ok_or(RolloutRefused::Unknown(id))?;
     let view = RolloutView::read(shared.store(), row, &shared.api.thresholds).await?;
@@ -317,11 +316,6 @@ pub(super) async fn act(
     );
     shared.api.routes.follow().await;
     Ok(Answer(row))
-}
-
-fn named(path: Result<Path<String>, PathRejection>) -> Result<RolloutId, ApiError> {
-    let Path(id) = path.map_err(|error| ApiError::UnknownPath(error.body_text()))?;
-    parsed(&id)
 }
 
 fn parsed(id: &str) -> Result<RolloutId, ApiError> {

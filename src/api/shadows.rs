@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use axum::Json as Answer;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,8 @@ use super::auth::Actor;
 use super::body::Json;
 use super::controls::{RouteRefused, decision, reason};
 use super::error::ApiError;
-use super::query::{Params, shortened};
+use super::path::Named;
+use super::query::Params;
 use super::rollouts::{Candidacy, RolloutRefused};
 use crate::attempt::SideEffects;
 use crate::control::{Decider, InvalidReason};
@@ -93,8 +93,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Answer<Shadows>, ApiError> {
     let params = Params::read(query.as_deref(), &["limit"])?;
-    let limit = params.number("limit", 1..=SHADOWS_MAX)?;
-    let limit = limit.unwrap_or(SHADOWS_DEFAULT);
+    let limit = params.limit(SHADOWS_DEFAULT, SHADOWS_MAX)?;
     Ok(Answer(Shadows {
         shadows: shared.store().shadows(limit).await?,
     }))
@@ -102,12 +101,11 @@ pub(super) async fn list(
 
 pub(super) async fn show(
     State(shared): State<Arc<Shared>>,
-    path: Result<Path<String>, PathRejection>,
+    Named(id): Named<ShadowId>,
     RawQuery(query): RawQuery,
 ) -> Result<Answer<ShadowView>, ApiError> {
     let params = Params::read(query.as_deref(), &["route"])?;
     let route: Option<RouteKey> = params.parsed("route")?;
-    let id = named(path)?;
     let thresholds = &shared.api.thresholds;
     let view = ShadowView::read(shared.store(), &id, route, thresholds).await?;
     Ok(Answer(view.ok_or(ShadowRefused::Unknown(id))?))
@@ -166,12 +164,11 @@ pub(super) struct Stop {
 pub(super) async fn stop(
     State(shared): State<Arc<Shared>>,
     Extension(actor): Extension<Actor>,
-    path: Result<Path<String>, PathRejection>,
+    Named(id): Named<ShadowId>,
     RawQuery(query): RawQuery,
     Json(order): Json<Stop>,
 ) -> Result<Answer<ShadowRow>, ApiError> {
     Params::read(query.as_deref(), &[])?;
-    let id = named(path)?;
     let decision = decision(&actor, order.reason.as_deref())?;
     let row = match shared.store().end_shadow(&id, &decision).await? {
         EndedShadow::Now(row) => row,
@@ -184,10 +181,4 @@ pub(super) async fn stop(
     );
     shared.api.routes.follow().await;
     Ok(Answer(row))
-}
-
-fn named(path: Result<Path<String>, PathRejection>) -> Result<ShadowId, ApiError> {
-    let Path(id) = path.map_err(|error| ApiError::UnknownPath(error.body_text()))?;
-    id.parse()
-        .map_err(|_| ApiError::UnknownPath(format!("/api/shadows/{}", shortened(&id))))
 }

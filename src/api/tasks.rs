@@ -132,8 +132,7 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     let known = &["status", "route", "trace", "task_id", "limit"];
     let params = Params::read(query.as_deref(), known)?;
-    let limit = params.number("limit", 1..=TASKS_MAX)?;
-    let limit = limit.unwrap_or(TASKS_DEFAULT);
+    let limit = params.limit(TASKS_DEFAULT, TASKS_MAX)?;
     let filter = TaskFilter {
         status: params.parsed::<Status>("status")?,
         route: params.parsed::<RouteKey>("route")?,

@@ -32,8 +32,7 @@ pub(in crate::api) async fn events(
 ) -> Result<Json<Events>, ApiError> {
     let known = &["trace", "task", "type", "since_min", "limit"];
     let params = Params::read(query.as_deref(), known)?;
-    let limit = params.number("limit", 1..=EVENTS_MAX)?;
-    let limit = limit.unwrap_or(EVENTS_DEFAULT);
+    let limit = params.limit(EVENTS_DEFAULT, EVENTS_MAX)?;
     let filter = EventFilter {
         trace_id: params.text("trace")?.map(str::to_owned),
         event_type: params.text("type")?.map(str::to_owned),
