@@ -26,6 +26,7 @@ mod settings;
 mod shadow;
 mod smoke;
 mod submit;
+mod table;
 mod task;
 mod trace;
 

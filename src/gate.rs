@@ -4,6 +4,7 @@
 //! Pure: evidence in, verdict out. No data never passes, and each check shows
 //! its value, threshold and sample size, so that a verdict can be argued with.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -103,9 +104,9 @@ impl fmt::Display for Verdict {
 }
 
 /// One line of the gate.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub verdict: Verdict,
     /// In the unit of the threshold; absent where there is no data.
     pub value: Option<f64>,
@@ -119,7 +120,7 @@ pub struct Check {
     pub note: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Comparison {
     #[serde(rename = "<=")]
     AtMost,
@@ -127,7 +128,7 @@ pub enum Comparison {
     AtLeast,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// A share from 0 to 1.
@@ -258,7 +259,7 @@ impl Judge<'_> {
             ),
         };
         Check {
-            name,
+            name: name.into(),
             verdict,
             value,
             threshold,
@@ -312,7 +313,7 @@ impl Judge<'_> {
             (0, 0) => Verdict::Fail,
         };
         Check {
-            name: "buildtest_done",
+            name: "buildtest_done".into(),
             verdict,
             value: Some(n as f64),
             threshold: 1.0,
@@ -335,7 +336,7 @@ impl Judge<'_> {
             _ => Verdict::Fail,
         };
         Check {
-            name: "real_path",
+            name: "real_path".into(),
             verdict,
             value,
             threshold: 100.0,
@@ -363,7 +364,7 @@ impl Judge<'_> {
             (1.., 0) => return None,
         };
         Some(Check {
-            name: "settled",
+            name: "settled".into(),
             verdict: Verdict::Inconclusive,
             value: Some(self.evidence.unsettled as f64),
             threshold: 0.0,
@@ -385,7 +386,7 @@ impl Judge<'_> {
             Verdict::Fail
         };
         Some(Check {
-            name: "tests_passed",
+            name: "tests_passed".into(),
             verdict,
             value: Some(value * 100.0),
             threshold: 100.0,

@@ -332,7 +332,7 @@ impl Run {
                 .checks
                 .iter()
                 .filter(|c| c.verdict == Verdict::Fail);
-            let failed: Vec<&str> = failed.map(|check| check.name).collect();
+            let failed: Vec<&str> = failed.map(|check| &*check.name).collect();
             let payload = json!({ "task_id": self.task_id, "checks": failed });
             let reason = format!("the gate failed: {}", failed.join(", "));
             events.push(self.event(GATE_VIOLATION, Some(&reason), payload));
@@ -383,7 +383,7 @@ pub fn decide(trace: GateReport, done: u32, error: Option<&str>) -> GateReport {
     } = trace;
     let complete = done >= STAGES && error.is_none();
     checks.push(Check {
-        name: "stages_done",
+        name: "stages_done".into(),
         verdict: if complete {
             Verdict::Pass
         } else {

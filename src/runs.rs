@@ -5,10 +5,11 @@
 //! only reads and arranges.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use crate::event::Event;
+use crate::gate::Check;
 use crate::ids::{MessageId, TraceId};
 use crate::pipeline::{Run, State, WORKFLOW};
 use crate::store::{EventFilter, Store, StoreError};
@@ -87,5 +88,14 @@ impl RunView {
     /// The gate's word: `pass`, `fail` or `inconclusive`.
     pub fn verdict(&self) -> Option<&str> {
         self.decision.as_ref()?.get("verdict")?.as_str()
+    }
+
+    /// What the verdict rests on.
+    pub fn checks(&self) -> Vec<Check> {
+        let decision = self.decision.as_ref();
+        let checks = decision.and_then(|decision| decision.get("checks"));
+        checks
+            .and_then(|checks| Vec::deserialize(checks).ok())
+            .unwrap_or_default()
     }
 }

@@ -138,6 +138,18 @@ impl Connection {
     }
 }
 
+/// Of rows that come newest first, the one that is meant where none is named:
+/// the one under way, else the latest. `Err` with those that are under way where
+/// there are several, and with none where there is no row.
+pub fn meant<T: Clone>(rows: &[T], is_under_way: impl Fn(&T) -> bool) -> Result<T, Vec<&T>> {
+    let under_way: Vec<&T> = rows.iter().filter(|row| is_under_way(row)).collect();
+    match under_way.as_slice() {
+        [] => rows.first().cloned().ok_or_else(Vec::new),
+        [one] => Ok((*one).clone()),
+        _ => Err(under_way),
+    }
+}
+
 pub fn own(reason: Option<Reason>) -> Decision {
     Decision {
         by: Decider::DatabaseRole,
@@ -148,11 +160,7 @@ pub fn own(reason: Option<Reason>) -> Decision {
 fn refused(refused: RouteRefused) -> Failure {
     let code = refused.code();
     let hint = refused.hint();
-    let failure = Failure::new(Exit::Usage, code, refused);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    Failure::new(Exit::Usage, code, refused).maybe_hint(hint)
 }
 
 /// The embedded bus is this configuration's host's alone: what that host would

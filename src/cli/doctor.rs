@@ -4,12 +4,11 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use clap::Args;
-use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Context;
 use super::output::{Exit, Outcome, Output};
+use super::{Context, table};
 use crate::config::Config;
 use crate::doctor::{self, CONNECTION};
 use crate::finding::{self, Finding, Remedy, State};
@@ -54,7 +53,7 @@ pub async fn doctor(context: Context, args: DoctorArgs) -> Outcome {
     }
     let worst = finding::worst(&findings);
     let data = json!({ "state": worst, "checks": findings, "mended": mended });
-    output.answer("doctor", &data, || table(&findings))?;
+    output.answer("doctor", &data, || listing(&findings))?;
     if !args.fix && !remedies.is_empty() {
         output.note(format_args!(
             "{} of these can be mended: cogo-host doctor --fix",
@@ -131,21 +130,19 @@ fn tell(output: Output, mended: &[Mended], went: bool) {
     }
 }
 
-fn table(findings: &[Finding]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["CHECK", "STATE", "SEEN", "FIX"]);
-    for finding in findings {
+fn listing(findings: &[Finding]) -> String {
+    let rows = findings.iter().map(|finding| {
         let fix = match finding.state {
             State::Warn | State::Fail => finding.check.fix,
             State::Pass | State::Unknown => "",
         };
-        table.add_row([
+        [
             finding.check.title,
             finding.state.as_str(),
             &finding.detail,
             fix,
-        ]);
-    }
-    table.trim_fmt()
+        ]
+        .map(str::to_owned)
+    });
+    table::table(["CHECK", "STATE", "SEEN", "FIX"], rows)
 }

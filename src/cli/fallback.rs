@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 
-use super::Context;
 use super::connection::Connection;
 use super::output::{Exit, Failure, Outcome};
+use super::{Context, table};
 use crate::api::RevokedView;
 use crate::control::{ApprovalRow, Reason};
 use crate::route::RouteKey;
@@ -95,7 +94,7 @@ pub async fn fallback(context: Context, command: FallbackCommand) -> Outcome {
             approvals.retain(|approval| all || approval.left_ms > 0);
             context
                 .output
-                .answer("fallback-list", &approvals, || table(&approvals))?;
+                .answer("fallback-list", &approvals, || listing(&approvals))?;
         }
     }
     Ok(Exit::Ok)
@@ -115,27 +114,24 @@ async fn in_force(connection: &Connection, route: &RouteKey) -> Outcome<Vec<Appr
     Ok(ids)
 }
 
-fn table(approvals: &[ApprovalRow]) -> String {
+fn listing(approvals: &[ApprovalRow]) -> String {
     if approvals.is_empty() {
         return "no approval is in force".to_owned();
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["ID", "ROUTE", "BY", "STATE", "REASON"]);
-    for approval in approvals {
+    let rows = approvals.iter().map(|approval| {
         let left = Duration::from_secs(approval.left_ms / 1000);
         let state = match (&approval.revoked_by, approval.left_ms) {
             (Some(by), _) => format!("revoked by {by}"),
             (None, 0) => "expired".to_owned(),
             (None, _) => format!("in force, {} left", humantime::format_duration(left)),
         };
-        table.add_row([
+        [
             approval.id.to_string(),
             approval.route.to_string(),
             approval.approver.clone(),
             state,
             approval.reason.clone(),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(["ID", "ROUTE", "BY", "STATE", "REASON"], rows)
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use super::Context;
 use super::connection::Connection;
 use super::output::{Exit, Outcome};
+use super::{Context, table};
 use crate::config::Config;
 use crate::control::{Controls, FlagRow, Reason};
 use crate::route::{KnownRole, Policy, RouteKey};
@@ -80,7 +79,7 @@ pub async fn flag(context: Context, command: FlagCommand) -> Outcome {
             let flags = listed(&config, connection.store.controls().await?);
             context
                 .output
-                .answer("flag-list", &flags, || table(&flags))?;
+                .answer("flag-list", &flags, || listing(&flags))?;
         }
         FlagCommand::Set {
             route,
@@ -131,25 +130,23 @@ fn listed(config: &Config, mut controls: Controls) -> Vec<Listed> {
     listed.collect()
 }
 
-fn table(flags: &[Listed]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["ROUTE", "POLICY", "CONFIGURED", "ON THE BUS", "BY", "WHY"]);
+fn listing(flags: &[Listed]) -> String {
+    let header = ["ROUTE", "POLICY", "CONFIGURED", "ON THE BUS", "BY", "WHY"];
     let shown = |flag: Option<bool>| match flag {
         Some(true) => "on",
         Some(false) => "off",
         None => "-",
     };
-    for flag in flags {
+    let rows = flags.iter().map(|flag| {
         let set = flag.set.as_ref();
-        table.add_row([
+        [
             flag.route.to_string(),
             format!("{:?}", flag.policy).to_lowercase(),
             shown(flag.configured).to_owned(),
             shown(set.map(|set| set.enabled)).to_owned(),
             set.map(|set| set.actor.clone()).unwrap_or_default(),
             set.and_then(|set| set.reason.clone()).unwrap_or_default(),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(header, rows)
 }

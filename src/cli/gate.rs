@@ -1,7 +1,6 @@
 //! `gate`: judges a trace or a window, for people, CI and reports.
 
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::Context;
@@ -98,23 +97,35 @@ fn described(scope: &Scope) -> String {
 
 /// The verdict first, then each check with value, threshold and sample size.
 pub fn table(report: &GateReport, scope: &Scope) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    for check in &report.checks {
-        table.add_row([
+    let rows = report.checks.iter().map(|check| {
+        [
             format!("  {} {}", mark(check.verdict), check.name),
             check.verdict.to_string(),
             value(check),
             limit(check),
             format!("n={}", check.n),
             check.note.clone().unwrap_or_default(),
-        ]);
-    }
+        ]
+    });
     format!(
         "gate over {}: {}\n{}",
         described(scope),
         report.verdict,
-        table.trim_fmt()
+        super::table::columns(rows)
+    )
+}
+
+/// A check in one line, for those who need no columns.
+pub fn line(check: &Check) -> String {
+    let note = check.note.as_deref().map(|note| format!("  {note}"));
+    format!(
+        "{} {:<24} {} ({})  n={}{}",
+        mark(check.verdict),
+        check.name,
+        value(check),
+        limit(check),
+        check.n,
+        note.unwrap_or_default()
     )
 }
 
@@ -126,13 +137,13 @@ pub const fn mark(verdict: Verdict) -> &'static str {
     }
 }
 
-pub fn value(check: &Check) -> String {
+fn value(check: &Check) -> String {
     check
         .value
         .map_or_else(|| "no data".to_owned(), |value| unit(value, check.unit))
 }
 
-pub fn limit(check: &Check) -> String {
+fn limit(check: &Check) -> String {
     let sign = match check.comparison {
         Comparison::AtMost => "≤",
         Comparison::AtLeast => "≥",

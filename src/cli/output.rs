@@ -66,6 +66,12 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+
+    /// The same, where there may be none.
+    #[must_use]
+    pub fn maybe_hint(self, hint: Option<String>) -> Self {
+        Self { hint, ..self }
+    }
 }
 
 impl From<ConfigError> for Failure {

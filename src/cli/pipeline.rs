@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
-use super::Context;
 use super::connection::Connection;
 use super::output::{Exit, Failure, Outcome};
 use super::submit::{absolute, payload};
+use super::{Context, gate, table};
 use crate::config::Config;
 use crate::pipeline::{Order, Run, State};
 use crate::runs::RunView;
@@ -86,7 +85,7 @@ pub async fn pipeline(context: Context, command: PipelineCommand) -> Outcome {
             let runs = connection.store.runs(limit).await?;
             context
                 .output
-                .answer("pipeline-list", &runs, || table(&runs))?;
+                .answer("pipeline-list", &runs, || listing(&runs))?;
             Ok(Exit::Ok)
         }
         PipelineCommand::Cancel { task_id } => {
@@ -225,18 +224,8 @@ fn shown(view: &RunView) -> String {
             text += &format!("\n  {stage} is task {id}");
         }
     }
-    let checks = view
-        .decision
-        .as_ref()
-        .and_then(|d| d.get("checks")?.as_array());
-    for check in checks.into_iter().flatten() {
-        let field = |name: &str| check.get(name).and_then(Value::as_str).unwrap_or_default();
-        text += &format!(
-            "\n  {} {} {}",
-            field("verdict"),
-            field("name"),
-            field("note")
-        );
+    for check in view.checks() {
+        text += &format!("\n  {}", gate::line(&check));
     }
     text
 }
@@ -251,27 +240,25 @@ fn exit(view: &RunView) -> Exit {
     }
 }
 
-fn table(runs: &[Run]) -> String {
+fn listing(runs: &[Run]) -> String {
     if runs.is_empty() {
         return "no pipeline was started yet".to_owned();
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["task", "state", "verdict", "started", "trace"]);
-    for run in runs {
+    let header = ["TASK", "STATE", "VERDICT", "STARTED", "TRACE"];
+    let rows = runs.iter().map(|run| {
         let verdict = run
             .decision
             .as_ref()
             .and_then(|d| d.get("verdict")?.as_str());
-        table.add_row([
+        [
             run.task_id.clone(),
             run.state.as_str().to_owned(),
             verdict.unwrap_or("-").to_owned(),
             run.created_at.to_rfc3339(),
             run.trace_id.to_string(),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(header, rows)
 }
 
 impl Connection {

@@ -9,14 +9,13 @@ use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::client::Client;
 use super::connection::Connection;
-use super::decide::own;
+use super::decide::{meant, own};
 use super::output::{Exit, Failure, Outcome, Output};
-use super::{Config, Context};
+use super::{Config, Context, table};
 use crate::api::RolloutRefused;
 use crate::control::Reason;
 use crate::millis::millis;
@@ -109,7 +108,7 @@ pub async fn rollout(context: Context, command: RolloutCommand) -> Outcome {
             let rows = connection.store.rollouts(LIMIT).await?;
             context
                 .output
-                .answer("rollout-list", &rows, || table(&rows))?;
+                .answer("rollout-list", &rows, || listing(&rows))?;
             return Ok(Exit::Ok);
         }
         RolloutCommand::Start {
@@ -166,14 +165,14 @@ impl Which {
         if let Some(route) = &self.route {
             rows.retain(|row| row.route == *route);
         }
-        let under_way: Vec<&RolloutRow> = rows.iter().filter(|r| r.state.is_active()).collect();
-        match under_way.as_slice() {
-            [one] => Ok((*one).clone()),
-            [] => rows.into_iter().next().ok_or_else(|| {
-                Failure::message(Exit::NotFound, "rollout_not_found", "there is no rollout")
-                    .hint("`cogo-host rollout start --route ROUTE --candidate NAME@DIGEST --reason TEXT` begins one")
-            }),
-            several => {
+        match meant(&rows, |row| row.state.is_active()) {
+            Ok(row) => Ok(row),
+            Err(several) if several.is_empty() => Err(
+                Failure::message(Exit::NotFound, "rollout_not_found", "there is no rollout").hint(
+                    "`cogo-host rollout start --route ROUTE --candidate NAME@DIGEST --reason TEXT` begins one",
+                ),
+            ),
+            Err(several) => {
                 let known: Vec<String> = several
                     .iter()
                     .map(|row| format!("{} on {}", row.id, row.route))
@@ -227,11 +226,7 @@ fn refused(refused: RolloutRefused) -> Failure {
         _ => Exit::Usage,
     };
     let (code, hint) = (refused.code(), refused.hint());
-    let failure = Failure::new(exit, code, refused);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    Failure::new(exit, code, refused).maybe_hint(hint)
 }
 
 async fn view(connection: &Connection, config: &Config, row: RolloutRow) -> Outcome<RolloutView> {
@@ -295,14 +290,12 @@ const fn exit(state: &State) -> Exit {
     }
 }
 
-fn table(rows: &[RolloutRow]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header([
+fn listing(rows: &[RolloutRow]) -> String {
+    let header = [
         "ROLLOUT", "ROUTE", "PLUGIN", "STATE", "STARTED", "BY", "WHY",
-    ]);
-    for row in rows {
-        table.add_row([
+    ];
+    let rows = rows.iter().map(|row| {
+        [
             row.id.to_string(),
             row.route.to_string(),
             format!("{} {}", row.plugin, tree::short(&row.candidate)),
@@ -310,7 +303,7 @@ fn table(rows: &[RolloutRow]) -> String {
             row.started_at.format("%Y-%m-%d %H:%M:%S").to_string(),
             row.started_by.clone(),
             row.reason.clone().unwrap_or_default(),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(header, rows)
 }

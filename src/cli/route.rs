@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
-use super::Context;
 use super::connection::Connection;
 use super::output::{Exit, Outcome};
+use super::{Context, table};
 use crate::api::{DecidedView, ExecutorNow, RouteDecided, RouteView};
 use crate::breaker::State;
 use crate::config::Config;
@@ -69,7 +68,7 @@ pub async fn route(context: Context, command: RouteCommand) -> Outcome {
             };
             context
                 .output
-                .answer("route-list", &listed, || table(&listed))?;
+                .answer("route-list", &listed, || listing(&listed))?;
         }
         RouteCommand::Pause { route, reason } => {
             let connection = Connection::write(&config).await?;
@@ -144,10 +143,8 @@ fn decided(config: &Config, controls: &Controls) -> Vec<Listed> {
     listed.collect()
 }
 
-fn table(routes: &[Listed]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header([
+fn listing(routes: &[Listed]) -> String {
+    let header = [
         "ROUTE",
         "POLICY",
         "STATE",
@@ -155,8 +152,8 @@ fn table(routes: &[Listed]) -> String {
         "FLAG",
         "REAL PATH",
         "WHY",
-    ]);
-    for listed in routes {
+    ];
+    let rows = routes.iter().map(|listed| {
         let decided = &listed.decided;
         let flag = match decided.flag.as_ref().map(|flag| flag.enabled) {
             Some(true) => "on",
@@ -169,7 +166,7 @@ fn table(routes: &[Listed]) -> String {
             Some(State::Probing { .. }) => "down, probed now",
         };
         let (state, executor) = state(listed);
-        table.add_row([
+        [
             listed.route.to_string(),
             format!("{:?}", listed.policy).to_lowercase(),
             state,
@@ -177,9 +174,9 @@ fn table(routes: &[Listed]) -> String {
             flag.to_owned(),
             real_path.to_owned(),
             why(decided),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(header, rows)
 }
 
 fn state(listed: &Listed) -> (String, String) {

@@ -1,10 +1,9 @@
 //! `config show`, `config validate` and `config schema`.
 
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 
 use super::output::{Exit, Outcome};
-use super::{Config, Context};
+use super::{Config, Context, table};
 use crate::config::{ShownSetting, schema, show};
 
 #[derive(Subcommand)]
@@ -30,7 +29,7 @@ pub fn config(context: &Context, command: &ConfigCommand) -> Outcome {
             let settings = show(&context.layers);
             context
                 .output
-                .answer("config", &settings, || table(&settings, *origin, *all))?;
+                .answer("config", &settings, || listing(&settings, *origin, *all))?;
             // Shown even if wrong, so that the mistake can be seen.
             Config::from_layers(&context.layers)?;
         }
@@ -51,9 +50,8 @@ pub fn config(context: &Context, command: &ConfigCommand) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn table(settings: &[ShownSetting], with_origin: bool, all: bool) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+fn listing(settings: &[ShownSetting], with_origin: bool, all: bool) -> String {
+    let mut rows = Vec::new();
     for setting in settings {
         let is_set = setting.origin != crate::config::Origin::Default;
         let worth_showing = is_set || all || (with_origin && setting.value.is_some());
@@ -61,21 +59,16 @@ fn table(settings: &[ShownSetting], with_origin: bool, all: bool) -> String {
             continue;
         }
         let value = setting.value.as_deref().unwrap_or("(unset)");
-        let mut row = vec![setting.key.clone(), value.replace('\n', ", ")];
-        if with_origin {
-            let shadowed: Vec<String> = setting.shadowed.iter().map(ToString::to_string).collect();
-            row.push(if shadowed.is_empty() {
-                setting.origin.to_string()
-            } else {
-                format!("{} (shadows {})", setting.origin, shadowed.join(", "))
-            });
-        } else {
-            row.push(setting.help.to_owned());
-        }
-        table.add_row(row);
+        let shadowed: Vec<String> = setting.shadowed.iter().map(ToString::to_string).collect();
+        let note = match (with_origin, shadowed.is_empty()) {
+            (true, true) => setting.origin.to_string(),
+            (true, false) => format!("{} (shadows {})", setting.origin, shadowed.join(", ")),
+            (false, _) => setting.help.to_owned(),
+        };
+        rows.push([setting.key.clone(), value.replace('\n', ", "), note]);
     }
-    if table.row_iter().next().is_none() {
+    if rows.is_empty() {
         return "nothing is set; `cogo-host config show --all` lists the defaults".to_owned();
     }
-    table.trim_fmt()
+    table::columns(rows)
 }

@@ -4,15 +4,14 @@
 use std::fmt::Write as _;
 
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::connection::Connection;
-use super::decide::own;
-use super::gate::{self, limit, mark, value};
+use super::decide::{meant, own};
+use super::gate;
 use super::output::{Exit, Failure, Outcome};
 use super::rollout::{desk, short};
-use super::{Config, Context};
+use super::{Config, Context, table};
 use crate::api::ShadowRefused;
 use crate::attempt::SideEffects;
 use crate::control::Reason;
@@ -135,7 +134,7 @@ pub async fn shadow(context: Context, command: ShadowCommand) -> Outcome {
             let rows = connection.store.shadows(LIMIT).await?;
             context
                 .output
-                .answer("shadow-list", &rows, || table(&rows))?;
+                .answer("shadow-list", &rows, || listing(&rows))?;
             Ok(Exit::Ok)
         }
         ShadowCommand::Report { which } => report(&context, &config, which).await,
@@ -151,16 +150,14 @@ impl Which {
         if let Some(route) = &self.route {
             rows.retain(|row| row.route == *route);
         }
-        let under_way: Vec<&ShadowRow> = rows.iter().filter(|r| r.ended_at.is_none()).collect();
-        match (under_way.as_slice(), rows.first()) {
-            ([one], _) => Ok(one.id.clone()),
-            ([], Some(latest)) => Ok(latest.id.clone()),
-            ([], None) => Err(
+        match meant(&rows, |row| row.ended_at.is_none()) {
+            Ok(row) => Ok(row.id),
+            Err(several) if several.is_empty() => Err(
                 Failure::message(Exit::NotFound, "shadow_not_found", "there is no shadow").hint(
                     "`cogo-host shadow start --route ROUTE --candidate NAME@DIGEST --reason TEXT` begins one",
                 ),
             ),
-            (several, _) => {
+            Err(several) => {
                 let known = several.iter().map(|row| format!("{} on {}", row.id, row.route));
                 let known: Vec<String> = known.collect();
                 let problem = "several shadows are under way";
@@ -191,11 +188,7 @@ fn refused(refused: ShadowRefused) -> Failure {
         _ => Exit::Usage,
     };
     let (code, hint) = (refused.code(), refused.hint());
-    let failure = Failure::new(exit, code, refused);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    Failure::new(exit, code, refused).maybe_hint(hint)
 }
 
 async fn report(context: &Context, config: &Config, which: Which) -> Outcome {
@@ -235,19 +228,7 @@ fn shown(view: &ShadowView) -> String {
         None => format!("{}  real and mock: {}", view.id, view.gate.verdict),
     };
     for check in &view.gate.checks {
-        let note = check.note.as_deref().map(|note| format!("  {note}"));
-        line(
-            &mut text,
-            format_args!(
-                "├─ {} {:<20} {} ({})  n={}{}",
-                mark(check.verdict),
-                check.name,
-                value(check),
-                limit(check),
-                check.n,
-                note.unwrap_or_default()
-            ),
-        );
+        line(&mut text, format_args!("├─ {}", gate::line(check)));
     }
     let ms = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
     line(
@@ -314,14 +295,12 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = write!(text, "\n{line}");
 }
 
-fn table(rows: &[ShadowRow]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header([
+fn listing(rows: &[ShadowRow]) -> String {
+    let header = [
         "SHADOW", "ROUTE", "PLUGIN", "SHARE", "EFFECTS", "STATE", "STARTED", "BY", "WHY",
-    ]);
-    for row in rows {
-        table.add_row([
+    ];
+    let rows = rows.iter().map(|row| {
+        [
             row.id.to_string(),
             row.route.to_string(),
             format!("{} {}", row.plugin, short(&row.candidate)),
@@ -331,7 +310,7 @@ fn table(rows: &[ShadowRow]) -> String {
             row.started_at.format("%Y-%m-%d %H:%M:%S").to_string(),
             row.started_by.clone(),
             row.reason.clone().unwrap_or_default(),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(header, rows)
 }

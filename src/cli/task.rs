@@ -2,11 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 
-use super::Context;
 use super::connection::{Connection, no_task};
 use super::output::{Exit, Outcome};
+use super::{Context, table};
 use crate::ids::{MessageId, TraceId};
 use crate::route::RouteKey;
 use crate::store::TaskFilter;
@@ -95,20 +94,18 @@ fn listing(tasks: &[TaskRow]) -> String {
     if tasks.is_empty() {
         return "no tasks; `cogo-host submit --help` shows how to put one on the bus".to_owned();
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["ID", "ROUTE", "STATUS", "ATTEMPTS", "AGE", "RESULT"]);
-    for task in tasks {
-        table.add_row([
+    let header = ["ID", "ROUTE", "STATUS", "ATTEMPTS", "AGE", "RESULT"];
+    let rows = tasks.iter().map(|task| {
+        [
             task.id.to_string(),
             format!("{}/{}", task.service, task.role),
             task.status.as_str().to_owned(),
             task.attempts.to_string(),
             age(task.created_at),
             one_line(task),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(header, rows)
 }
 
 fn one_line(task: &TaskRow) -> String {

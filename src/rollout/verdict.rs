@@ -180,12 +180,12 @@ pub fn judge(
 
 /// Softens a failed check that chance or stable may account for.
 fn doubt(check: &mut Check, candidate: &Tally, stable: &Check, thresholds: &Thresholds) {
-    let limit = match check.name {
+    let limit = match &*check.name {
         "failure_rate" => thresholds.fail_rate_max,
         "decision_quality" => 1.0 - thresholds.decision_quality_min / 100.0,
         _ => TENTH,
     };
-    let against = candidate.against(check.name).unwrap_or_default();
+    let against = candidate.against(&check.name).unwrap_or_default();
     if stable.verdict == Verdict::Fail {
         check.verdict = Verdict::Inconclusive;
         check.note = Some("stable is over the limit, too".to_owned());
@@ -232,7 +232,7 @@ pub fn agreement(name: &'static str, agreed: Part, thresholds: &Thresholds) -> C
         }
     };
     Check {
-        name,
+        name: name.into(),
         verdict,
         value: agreed.share(),
         threshold: AGREED,
@@ -271,7 +271,7 @@ fn failures(candidate: &Tally, stable: &Tally, thresholds: &Thresholds) -> Check
         (Verdict::Pass, None)
     };
     Check {
-        name: "failures_against_stable",
+        name: "failures_against_stable".into(),
         verdict,
         value,
         threshold: TOLERATED,
@@ -328,7 +328,7 @@ pub fn slowness(
         }
     };
     Check {
-        name: "slow_against_stable",
+        name: "slow_against_stable".into(),
         verdict,
         value: slow.share(),
         threshold: TENTH,
@@ -361,8 +361,8 @@ fn missing<'c>(checks: impl Iterator<Item = &'c Check>) -> Vec<String> {
     for check in checks {
         let note = check.note.as_deref().unwrap_or("inconclusive");
         match lacks.iter_mut().find(|(known, _)| *known == note) {
-            Some((_, names)) => names.push(check.name),
-            None => lacks.push((note, vec![check.name])),
+            Some((_, names)) => names.push(&*check.name),
+            None => lacks.push((note, vec![&*check.name])),
         }
     }
     let lines = lacks.into_iter();

@@ -138,9 +138,5 @@ pub fn unbuilt(error: BuildError) -> Failure {
         _ => Exit::Negative,
     };
     let (code, hint) = (error.code(), error.hint());
-    let failure = Failure::new(exit, code, error);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    Failure::new(exit, code, error).maybe_hint(hint)
 }

@@ -257,11 +257,7 @@ fn not_served(own: Option<PluginView>) -> Failure {
             Some("is its plugins directory the one named here? `cogo-host config show` shows COGO_PLUGINS_DIR".to_owned()),
         ),
     };
-    let failure = Failure::message(Exit::Negative, "not_served", message);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    Failure::message(Exit::Negative, "not_served", message).maybe_hint(hint)
 }
 
 fn put(into: &Path, plugin: &Plugin, bytes: &[u8]) -> Outcome<PathBuf> {

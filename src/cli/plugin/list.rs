@@ -1,17 +1,16 @@
 //! `plugin list`: what serves, what was refused, what there is to go back to, and
 //! what lies on the bus.
 
-use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::super::connection::{Connection, host_of};
 use super::super::output::{Exit, Outcome};
-use super::super::{Context, run};
+use super::super::rollout::short;
+use super::super::{Context, run, table};
 use crate::api::{DirectoryView, PluginSource, PluginView};
 use crate::config::Config;
 use crate::control::PublishedRow;
 use crate::host::{self, Swapper};
-use crate::ids::Digest;
 
 /// More versions than anybody reads.
 const MAX_LISTED: u32 = 1_000;
@@ -85,7 +84,7 @@ async fn of_running_host(config: &Config) -> Outcome<Option<Listing>> {
 }
 
 fn shown(listing: &Listing) -> String {
-    let mut lines = vec![table(&listing.plugins)];
+    let mut lines = vec![serving(&listing.plugins)];
     let mut problem = |error: &str, hint: &str| {
         lines.push(format!("refused  {error}\n   hint: {hint}"));
     };
@@ -109,16 +108,14 @@ fn shown(listing: &Listing) -> String {
 }
 
 fn published(rows: &[PublishedRow]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header([
+    let header = [
         "NAME", "VERSION", "DIGEST", "SIGNED", "BY", "SINCE", "STATE",
-    ]);
-    for row in rows {
-        table.add_row([
+    ];
+    let rows = rows.iter().map(|row| {
+        [
             row.name.to_string(),
             row.version.clone(),
-            short(row.digest),
+            short(&row.digest),
             if row.signature.is_some() { "yes" } else { "no" }.to_owned(),
             row.actor.clone(),
             row.published_at.format("%Y-%m-%d %H:%M").to_string(),
@@ -127,40 +124,38 @@ fn published(rows: &[PublishedRow]) -> String {
                 None => "published",
             }
             .to_owned(),
-        ]);
-    }
-    table.trim_fmt()
+        ]
+    });
+    table::table(header, rows)
 }
 
-fn table(plugins: &[PluginView]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header([
+fn serving(plugins: &[PluginView]) -> String {
+    let header = [
         "NAME", "VERSION", "KIND", "SOURCE", "HANDLES", "DIGEST", "STATE",
-    ]);
+    ];
+    let mut rows = Vec::new();
     for plugin in plugins {
         let source = match plugin.source {
             PluginSource::Bundled => "bundled",
             PluginSource::File { .. } => "directory",
             PluginSource::Published => "published",
         };
-        let mut row = vec![plugin.name.to_string()];
-        match &plugin.serving {
+        let [version, kind, source, handles, digest] = match &plugin.serving {
             Some(serving) => {
                 let handles: Vec<String> =
                     serving.handles.iter().map(ToString::to_string).collect();
-                row.extend([
+                [
                     serving.version.clone(),
                     format!("{:?}", serving.kind).to_lowercase(),
                     source.to_owned(),
                     handles.join(", "),
-                    short(serving.digest),
-                ]);
+                    short(&serving.digest),
+                ]
             }
-            None => row.extend(std::iter::repeat_n(String::new(), 5)),
-        }
-        row.push(state(plugin));
-        table.add_row(row);
+            None => Default::default(),
+        };
+        let name = plugin.name.to_string();
+        rows.push([name, version, kind, source, handles, digest, state(plugin)]);
         for version in &plugin.candidates {
             let row = [
                 "",
@@ -170,10 +165,10 @@ fn table(plugins: &[PluginView]) -> String {
                     .source
                     .map_or(String::new(), |source| format!("{source:?}").to_lowercase()),
                 "",
-                &short(version.digest),
+                &short(&version.digest),
                 "candidate",
             ];
-            table.add_row(row.map(str::to_owned));
+            rows.push(row.map(str::to_owned));
         }
         for version in &plugin.previous {
             let note = if version.rolled_back {
@@ -187,13 +182,13 @@ fn table(plugins: &[PluginView]) -> String {
                 "",
                 "",
                 "",
-                &short(version.digest),
+                &short(&version.digest),
                 note,
             ];
-            table.add_row(row.map(str::to_owned));
+            rows.push(row.map(str::to_owned));
         }
     }
-    table.trim_fmt()
+    table::table(header, rows)
 }
 
 fn state(plugin: &PluginView) -> String {
@@ -212,9 +207,4 @@ fn state(plugin: &PluginView) -> String {
         shown += &format!(", down on {route}");
     }
     shown
-}
-
-/// As much of a digest as tells versions apart.
-fn short(digest: Digest) -> String {
-    digest.to_string().chars().take(19).collect()
 }

@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::super::gate::{limit, mark, value};
-use crate::gate::GateReport;
+use super::super::gate;
 use crate::ids::Digest;
 use crate::rollout::{RolloutRow, State};
 use crate::steering::RolloutView;
@@ -55,8 +54,8 @@ pub fn tree(view: &RolloutView) -> String {
             if let State::RolledBack { why, .. } = &row.state {
                 line(&mut text, format_args!("│      {why}"));
             }
-            for check in view.gate.iter().flat_map(checks) {
-                line(&mut text, format_args!("│      {check}"));
+            for check in view.gate.iter().flat_map(|report| &report.checks) {
+                line(&mut text, format_args!("│      {}", gate::line(check)));
             }
         }
     }
@@ -102,22 +101,6 @@ fn lasted(row: &RolloutRow) -> String {
     };
     let seconds = |ms: u64| humantime::format_duration(Duration::from_secs(ms / 1_000));
     format!("  for {} of {}", seconds(*for_ms), seconds(row.interval_ms))
-}
-
-fn checks(report: &GateReport) -> Vec<String> {
-    let lines = report.checks.iter().map(|check| {
-        let note = check.note.as_deref().map(|note| format!("  {note}"));
-        format!(
-            "{} {:<24} {} ({})  n={}{}",
-            mark(check.verdict),
-            check.name,
-            value(check),
-            limit(check),
-            check.n,
-            note.unwrap_or_default()
-        )
-    });
-    lines.collect()
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
