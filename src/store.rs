@@ -9,6 +9,9 @@
 mod audit;
 mod cells;
 mod control;
+mod error;
+mod host;
+mod lease;
 mod pipelines;
 mod postgres;
 mod rollout;
@@ -16,16 +19,15 @@ mod rows;
 mod settlement;
 mod shadow;
 mod sqlite;
+mod topics;
 mod turns;
 mod url;
+mod view;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::attempt::Fence;
 use crate::breaker::RealPath;
@@ -36,18 +38,20 @@ use crate::control::{
 use crate::event::{Event, NewEvent};
 use crate::finding::Finding;
 use crate::gate::{Evidence, Scope};
-use crate::ids::{Digest, HolderId, MessageId, ShadowId, TraceId};
+use crate::ids::{Digest, HolderId, MessageId, ShadowId};
 use crate::pipeline::{NewRun, Run};
-use crate::rollout::{Draw, RolloutRow, verdict};
+use crate::rollout::{RolloutRow, verdict};
 use crate::route::{Route, RouteKey};
 use crate::selection::{ApprovalId, RolloutId};
 use crate::shadow::verdict::Tally;
 use crate::shadow::{ShadowRow, ShadowRun, ShadowRunRow};
-use crate::stage::Stage;
-use crate::task::{Claim, Enqueued, NewTask, Status, TaskRow};
+use crate::task::{Claim, Enqueued, NewTask, TaskRow};
 
 pub use self::audit::CANCEL_REQUESTED;
 pub use self::control::{BreakerMove, Component, NewApproval, NewPublished, PathEvidence};
+pub use self::error::{Result, StoreError};
+pub use self::host::{HOST_PATIENCE, HostBeat, HostRow};
+pub use self::lease::{Cancelled, ClaimRequest, Renewal, Rescued, Want};
 pub use self::pipelines::{RunCancelled, RunFigures, RunMove, Started};
 pub use self::postgres::PostgresStore;
 pub use self::rollout::{NewRollout, RolloutMove, StartedRollout};
@@ -56,239 +60,9 @@ pub use self::shadow::{EndedShadow, NewShadow, ShadowRunFilter, StartedShadow};
 pub use self::sqlite::owner::{Owner, OwnerLock, OwnershipError, read_owner};
 pub use self::sqlite::{OpenMode, SqliteStore};
 pub use self::url::{BusUrl, InvalidBusUrl, open};
-
-/// Why the store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Out of reach or too busy for now; the same call may go through later.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
-    /// TLS was asked for and is not to be had as asked.
-    #[error("the connection cannot be secured: {problem}")]
-    Insecure { problem: String, fix: &'static str },
-    /// No room left; the host pauses claims until there is.
-    #[error("the database has no space left: {0}")]
-    Full(String),
-    #[error("{database} has schema version {found}; this build knows {known}")]
-    Newer {
-        database: String,
-        found: i64,
-        known: i64,
-    },
-    #[error("the database has no schema yet")]
-    NotMigrated,
-    /// There is no database where one was named.
-    #[error("there is no database: {0}")]
-    Missing(String),
-    /// It may be read but not written.
-    #[error("the database cannot be written: {0}")]
-    ReadOnly(String),
-    #[error("the database file is damaged: {0}")]
-    Corrupt(String),
-    /// A row that cannot be read as what it should be.
-    #[error("table `{table}`, row `{row}`: {problem}")]
-    Inconsistent {
-        table: &'static str,
-        row: String,
-        problem: String,
-    },
-    /// A statement that the database refuses: a bug here, or a schema that was
-    /// changed by hand.
-    #[error("the database refused a statement: {0}")]
-    Refused(String),
-}
-
-impl StoreError {
-    /// Whether the same call may succeed later without anybody's doing.
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Full(_))
-    }
-
-    /// What the operator can do about it.
-    pub const fn hint(&self) -> &'static str {
-        match self {
-            Self::Unavailable(_) => {
-                "check that the database runs, and that nothing else holds a lock on it"
-            }
-            Self::Insecure { fix, .. } => fix,
-            Self::Full(_) => "free disk space; the host goes on by itself",
-            Self::Newer { .. } => "use the newer cogo-host that migrated it",
-            Self::NotMigrated => "run `cogo-host migrate`",
-            Self::Missing(_) => {
-                "check the path; `cogo-host run`, `submit` and `migrate` make a new database"
-            }
-            Self::ReadOnly(_) => "give this user write access to the file and its directory",
-            Self::Corrupt(_) => {
-                "stop every process that uses the file, copy it away, and restore a backup or recover it with `sqlite3 FILE .recover`"
-            }
-            Self::Inconsistent { .. } => "correct the row, or remove it if it is not yours",
-            Self::Refused(_) => "run `cogo-host migrate`, and report this if it stays",
-        }
-    }
-}
-
-pub type Result<T, E = StoreError> = std::result::Result<T, E>;
-
-/// What a host wants to claim.
-#[derive(Debug, Clone)]
-pub struct ClaimRequest<'a> {
-    pub holder: &'a HolderId,
-    /// How long the lease runs from the claim.
-    pub lease: Duration,
-    /// In the order in which they are served; the first may use up the limit.
-    pub wants: Vec<Want>,
-    /// At most this many in all.
-    pub limit: u32,
-}
-
-/// One route that a host serves, and how many tasks of it fit now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Want {
-    pub key: RouteKey,
-    /// `None` serves every shard.
-    pub shard: Option<i32>,
-    /// `None` serves every tenant.
-    pub tenant: Option<String>,
-    pub limit: u32,
-    /// Takes rows over that a foreign worker claimed longer ago than this and
-    /// left without a lease. `None` leaves them alone.
-    pub reclaim_foreign_after: Option<Duration>,
-    /// What tasks draw their side from at their first claim in a rollout.
-    pub draw: Option<Draw>,
-}
-
-/// What the database knows of a lease that was renewed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Renewal {
-    Held,
-    /// Held, and somebody asked to cancel the task.
-    CancelRequested,
-    Lost,
-}
-
-/// What became of a wish to cancel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Cancelled {
-    /// It was waiting and is `failed` now.
-    AtOnce,
-    /// It is running; its holder will end it.
-    Requested,
-    /// It had ended before, so.
-    Ended(Status),
-}
-
-/// A lease that was taken back.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rescued {
-    pub id: MessageId,
-    pub holder: Option<String>,
-    /// `Queued` again, or `Failed` for good.
-    pub status: Status,
-}
-
-/// Which rows to read.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    pub status: Option<Status>,
-    pub route: Option<RouteKey>,
-    pub trace_id: Option<TraceId>,
-    pub task_id: Option<String>,
-    /// At most this many, newest first.
-    pub limit: u32,
-}
-
-/// Which events to read.
-#[derive(Debug, Clone, Default)]
-pub struct EventFilter {
-    pub trace_id: Option<String>,
-    pub event_type: Option<String>,
-    pub message_id: Option<MessageId>,
-    /// Not older than this.
-    pub since: Option<Duration>,
-    /// Only those with a greater id, for following.
-    pub after_id: Option<i64>,
-    pub limit: u32,
-    pub order: Order,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
-    #[default]
-    OldestFirst,
-    NewestFirst,
-}
-
-/// An attempt row as it is read back.
-#[derive(Debug, Clone, Serialize)]
-pub struct AttemptRow {
-    pub message_id: MessageId,
-    pub lease_epoch: i64,
-    pub attempt: u32,
-    pub host: String,
-    pub plugin: Option<String>,
-    pub version: Option<String>,
-    pub digest: Option<Digest>,
-    pub kind: Option<String>,
-    /// Unknown where the holder vanished.
-    pub stage: Option<String>,
-    pub why: Option<Value>,
-    pub claimed_at: Option<DateTime<Utc>>,
-    pub ended_at: DateTime<Utc>,
-    pub wait_ms: u64,
-    pub run_ms: u64,
-    pub outcome: String,
-    pub code: Option<String>,
-    pub blame: Option<String>,
-    pub usage: Value,
-    pub peak_memory_bytes: u64,
-    pub outbound_requests: u32,
-    pub spans: Value,
-    pub log: Value,
-    pub log_dropped: u32,
-}
-
-/// How long tasks waited for their claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Latency {
-    pub p50_ms: Option<u64>,
-    pub p90_ms: Option<u64>,
-    pub n: u64,
-}
-
-/// How full the bus is, by status. Large counts may be estimates of the
-/// database: this is for people and their graphs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
-pub struct Depth {
-    pub queued: u64,
-    pub claimed: u64,
-    pub done: u64,
-    pub failed: u64,
-    /// Age of the oldest task that is due.
-    pub oldest_due_ms: Option<u64>,
-}
-
-/// What waits on one route. Large counts stop at some point: this is for graphs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    pub route: RouteKey,
-    pub queued: u64,
-    /// Age of the oldest task that is due.
-    pub oldest_due_ms: Option<u64>,
-}
-
-/// A published artifact.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ArtifactRow {
-    pub message_id: MessageId,
-    pub task_id: String,
-    pub trace_id: TraceId,
-    pub path: String,
-    pub content_type: String,
-    pub digest: Digest,
-    pub bytes: u64,
-    pub created_at: DateTime<Utc>,
-}
+pub use self::view::{
+    ArtifactRow, AttemptRow, Depth, EventFilter, Latency, Order, TaskFilter, Waiting,
+};
 
 /// What retention may delete, in one small batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,47 +73,6 @@ pub struct Retention {
     pub events: Option<Duration>,
     /// At most this many rows of each table.
     pub batch: u32,
-}
-
-/// A host process as it shows itself on the bus.
-#[derive(Debug, Clone)]
-pub struct HostBeat<'a> {
-    pub holder: &'a HolderId,
-    /// The configured `HOLDER_ID`.
-    pub name: &'a str,
-    pub stage: Stage,
-    pub version: &'a str,
-    /// Where its API listens.
-    pub api: Option<&'a str>,
-    /// Every plugin version that it could run at once.
-    pub digests: &'a [Digest],
-}
-
-/// A host process as the bus knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HostRow {
-    pub holder: String,
-    pub name: String,
-    pub stage: String,
-    pub version: String,
-    pub api: Option<String>,
-    pub started_at: DateTime<Utc>,
-    pub seen_at: DateTime<Utc>,
-    /// Since it was last seen, by the database's clock.
-    pub silent_ms: u64,
-    /// Every plugin version that it could run at once.
-    pub digests: Vec<Digest>,
-}
-
-/// How long a host may be silent and still count as one that works: three times
-/// what passes between two of its signs of life.
-pub const HOST_PATIENCE: Duration = Duration::from_secs(30);
-
-impl HostRow {
-    /// Whether it showed itself lately.
-    pub fn is_live(&self) -> bool {
-        Duration::from_millis(self.silent_ms) <= HOST_PATIENCE
-    }
 }
 
 /// What a migration did or would do.
