@@ -18,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::attempt::Usage;
 use crate::event::{
     GATE_VIOLATION, NewEvent, PIPELINE_CANCELLED, PIPELINE_DONE, PIPELINE_STAGE, PIPELINE_STARTED,
 };
@@ -54,7 +55,8 @@ pub struct Order {
     pub repo: Option<String>,
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub git_ref: Option<String>,
-    /// Holds for both stages; its time to live counts from the run's start.
+    /// Holds for the run: its time to live counts from the start, and both stages
+    /// spend from one budget.
     #[serde(
         default,
         rename = "__assignment",
@@ -197,11 +199,12 @@ impl Order {
     /// # Errors
     /// [`IntakeError`] names what is wrong and what would be right.
     pub fn accept(self, actor: &str, handled: &[RouteKey]) -> Result<NewRun, IntakeError> {
+        let all = self.assignment.clone();
         let codegen = self
-            .stage(KnownRole::Codegen, None, None, 0)
+            .stage(KnownRole::Codegen, None, None, all.clone())
             .accept(handled)?;
         let trace_id = codegen.trace_id.clone();
-        self.stage(KnownRole::BuildTest, Some(&trace_id), None, 0)
+        self.stage(KnownRole::BuildTest, Some(&trace_id), None, all)
             .accept(handled)?;
         Ok(NewRun {
             trace_id,
@@ -211,13 +214,13 @@ impl Order {
         })
     }
 
-    /// The task of a stage, `age_ms` after the run's start.
+    /// The task of a stage, with what is left of the assignment.
     fn stage(
         &self,
         role: KnownRole,
         trace_id: Option<&TraceId>,
         edits_url: Option<&str>,
-        age_ms: u64,
+        assignment: Option<Value>,
     ) -> Submission {
         let mut payload = match role {
             KnownRole::BuildTest => self.build_test.clone(),
@@ -230,7 +233,7 @@ impl Order {
         };
         put("repo", self.repo.as_ref().map(|repo| json!(repo)));
         put("ref", self.git_ref.as_ref().map(|name| json!(name)));
-        put("__assignment", self.assignment_after(age_ms));
+        put("__assignment", assignment);
         match role {
             KnownRole::BuildTest => put("edits_url", edits_url.map(|url| json!(url))),
             KnownRole::Codegen | KnownRole::Sandbox => put("spec", Some(self.spec.clone())),
@@ -251,12 +254,27 @@ impl Order {
         }
     }
 
-    fn assignment_after(&self, age_ms: u64) -> Option<Value> {
+    /// The assignment `age_ms` after the run's start, when so much was spent.
+    fn assignment_after(&self, age_ms: u64, spent: &Usage) -> Option<Value> {
         let mut assignment = self.assignment.clone()?;
-        if let Some(ttl) = assignment.get_mut("ttl_ms")
-            && let Some(left) = ttl.as_u64()
-        {
-            *ttl = json!(left.saturating_sub(age_ms));
+        let of = |field: &str, within: &mut Value, left: &dyn Fn(&Value) -> Option<Value>| {
+            if let Some(value) = within.get_mut(field)
+                && let Some(left) = left(value)
+            {
+                *value = left;
+            }
+        };
+        of("ttl_ms", &mut assignment, &|ttl| {
+            Some(json!(ttl.as_u64()?.saturating_sub(age_ms)))
+        });
+        if let Some(budget) = assignment.get_mut("budget") {
+            of("maxTokens", budget, &|max| {
+                Some(json!(max.as_u64()?.saturating_sub(spent.tokens)))
+            });
+            of("maxCostUsd", budget, &|max| {
+                let spent_usd = spent.cost_micro_usd as f64 / 1e6;
+                Some(json!((max.as_f64()? - spent_usd).max(0.0)))
+            });
         }
         Some(assignment)
     }
@@ -272,16 +290,17 @@ impl Run {
         }
     }
 
-    /// The task of the second stage.
+    /// The task of the second stage, once the first has `spent` so much.
     ///
     /// # Errors
     /// As [`Order::accept`]; the order was accepted before, so only the URL can
     /// be at fault.
-    pub fn build_test_task(&self, edits_url: &str) -> Result<NewTask, IntakeError> {
+    pub fn build_test_task(&self, edits_url: &str, spent: &Usage) -> Result<NewTask, IntakeError> {
         let role = KnownRole::BuildTest;
+        let left = self.order.assignment_after(self.age_ms, spent);
         let submission = self
             .order
-            .stage(role, Some(&self.trace_id), Some(edits_url), self.age_ms);
+            .stage(role, Some(&self.trace_id), Some(edits_url), left);
         submission.accept(&[role.key()])
     }
 

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 use cogo_edits::Edits;
+use serde::Deserialize as _;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::published::PublishedArtifacts;
 use crate::artifacts::{ArtifactError, Artifacts as _, EDITS_PATH};
+use crate::attempt::Usage;
 use crate::bus::BusHandle;
 use crate::bus::outage::Outage;
 use crate::config::Config;
@@ -131,7 +133,7 @@ impl Pipelines {
     /// From codegen to the build-test, with its edits.
     async fn pass_on(&self, run: &Run, stage: Option<&TaskRow>) -> Result<(), StoreError> {
         let error = match self.check_edits(run, stage).await? {
-            Checked::Sound { url } => match run.build_test_task(&url) {
+            Checked::Sound { url } => match run.build_test_task(&url, &self.spent(run).await?) {
                 Ok(task) => {
                     let change = RunMove {
                         run,
@@ -157,6 +159,17 @@ impl Pipelines {
             }
         };
         self.judge(run, stage, Some(&error)).await
+    }
+
+    /// What the attempts of codegen reported.
+    async fn spent(&self, run: &Run) -> Result<Usage, StoreError> {
+        let mut spent = Usage::default();
+        if let Some(id) = run.codegen {
+            for attempt in self.store.attempts(id).await? {
+                spent.add(&Usage::deserialize(&attempt.usage).unwrap_or_default());
+            }
+        }
+        Ok(spent)
     }
 
     /// The edits as the next stage's worker will find them.

@@ -91,7 +91,7 @@ fn an_order_becomes_a_task_for_each_stage() {
         })
     );
     let task = run(State::Codegen)
-        .build_test_task("http://h/e.json")
+        .build_test_task("http://h/e.json", &Usage::default())
         .unwrap();
     assert_eq!(task.route.key, KnownRole::BuildTest.key());
     assert_eq!(task.task_id.as_deref(), Some("t-1"));
@@ -99,6 +99,28 @@ fn an_order_becomes_a_task_for_each_stage() {
     // What the first stage took of the time is gone.
     assert_eq!(task.payload["__assignment"]["ttl_ms"], 600);
     assert!(task.payload.get("spec").is_none());
+}
+
+#[test]
+fn both_stages_spend_from_one_budget() {
+    let spent = Usage {
+        cost_micro_usd: 300_000,
+        tokens: 70,
+        model: None,
+    };
+    for (budget, left) in [
+        (
+            json!({ "maxCostUsd": 0.5, "maxTokens": 100 }),
+            json!({ "maxCostUsd": 0.2, "maxTokens": 30 }),
+        ),
+        (json!({ "maxTokens": 60 }), json!({ "maxTokens": 0 })),
+        (json!({}), json!({})),
+    ] {
+        let mut run = run(State::Codegen);
+        run.order.assignment = Some(json!({ "budget": budget }));
+        let task = run.build_test_task("http://h/e.json", &spent).unwrap();
+        assert_eq!(task.payload["__assignment"]["budget"], left);
+    }
 }
 
 #[test]

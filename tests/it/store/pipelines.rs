@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cogo_host::attempt::StagedArtifact;
+use cogo_host::attempt::{StagedArtifact, Usage};
 use cogo_host::ids::Digest;
 use cogo_host::pipeline::{NewRun, Order, Run, State};
 use cogo_host::route::KnownRole;
@@ -182,7 +182,10 @@ async fn one_move_of_a_revision_goes_through(bed: &Bed) {
     let claim = hand.claim_one(&*bed.store, CODEGEN).await;
     hand.end(&*bed.store, &claim, done()).await;
     let tasks: Vec<NewTask> = (0..4)
-        .map(|_| run.build_test_task("http://h/e.json").unwrap())
+        .map(|_| {
+            let spent = Usage::default();
+            run.build_test_task("http://h/e.json", &spent).unwrap()
+        })
         .collect();
     let moves = tasks.iter().map(|task| {
         let run = &run;
