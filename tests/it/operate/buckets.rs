@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::pipelines::enforced;
 use crate::support::process::{Host, Installation, Worker};
-use crate::support::s3::{KEY_ID, REGION, S3};
+use crate::support::s3::S3;
 use crate::whole_path::{project, task};
 
 fn fetch(host: &Host, path: &str) -> (u16, String) {
@@ -23,13 +23,8 @@ fn a_run_goes_through_a_bucket_by_signed_links() {
     let mut s3 = S3::start();
     let here = Installation::new()
         .with("ENABLE_COGO_WORKER", "true")
-        .with("COGO_WORKER_URL", &worker.url)
-        .with("ARTIFACTS_BASE", "s3://artifacts/staging/cogo/")
-        .with("ARTIFACTS_LINKS", "signed")
-        .with("AWS_ACCESS_KEY_ID", KEY_ID)
-        .with("AWS_SECRET_ACCESS_KEY", "secret")
-        .with("AWS_REGION", REGION)
-        .with("AWS_ENDPOINT_URL", &s3.endpoint);
+        .with("COGO_WORKER_URL", &worker.url);
+    let here = s3.keep_artifacts_of(here);
     let host = here.host(&[]);
 
     let order = json!({ "taskId": "t-1", "spec": "note it", "repo": project });

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::hand::{Hand, settlement};
 use crate::support::process::{Host, Installation, Worker, sources};
+use crate::support::s3::S3;
 use crate::whole_path::{count, ended as task_ended, events, project, submit, task, waiting};
 
 const PIPELINE: &str = "/api/pipeline/codeBuildTest";
@@ -117,7 +118,7 @@ fn each_stage_goes_by_its_own_flag_and_the_same_order_is_the_same_run() {
 }
 
 #[test]
-fn a_run_survives_the_death_of_its_host() {
+fn a_run_survives_the_death_of_its_host_while_it_is_built_and_tested() {
     let root = Installation::new();
     let project = project(root.path(), &waiting(root.path()));
     let worker = Worker::start(root.path(), 0);
@@ -131,22 +132,82 @@ fn a_run_survives_the_death_of_its_host() {
         root.path().join("begun").exists().then_some(())
     });
     first.process.kill();
-    let second = here.host(&[]);
     std::fs::write(root.path().join("go"), "").unwrap();
+    let _ = resumed(&here, &order, &begun);
+}
 
-    let (status, run) = enforced(&second, &order);
+/// The run as a host ends it that starts after another was killed; everything
+/// happened once.
+fn resumed(here: &Installation, order: &Value, begun: &Value) -> Value {
+    let host = here.host(&[]);
+    let (status, run) = enforced(&host, order);
     assert_eq!((status, &run["state"]), (200, &json!("done")), "{run:#}");
-    assert_eq!(trace(&run), trace(&begun));
-    let events = events(&here, trace(&run));
+    assert_eq!(trace(&run), trace(begun));
+    let events = events(here, trace(&run));
     for once in [
         "pipeline_started",
+        "codegen_done",
         "pipeline_stage",
-        "pipeline_done",
         "buildtest_done",
+        "pipeline_done",
     ] {
         assert_eq!(count(&events, once), 1, "{once} in {events:?}");
     }
-    assert_eq!(tasks(&here, trace(&run)).len(), 2);
+    assert_eq!(tasks(here, trace(&run)).len(), 2);
+    run
+}
+
+#[test]
+fn a_run_survives_the_death_of_its_host_while_code_is_written() {
+    let root = Installation::new();
+    let project = project(root.path(), "pass");
+    // A worker that takes the call and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let worker = Worker::start(root.path(), 0);
+    let here = real(&worker).with("COGO_WORKER_URL", &url);
+    codegen_too(&here);
+    let mut first = here.host(&[]);
+    let spec = "create note.txt with \"x\"";
+    let order = json!({ "taskId": "t-1", "spec": spec, "repo": project });
+    let (status, begun) = first.post(&format!("{PIPELINE}?wait_ms=0"), &order);
+    assert_eq!((status, &begun["state"]), (202, &json!("codegen")));
+    let _call = silent.accept().unwrap();
+    first.process.kill();
+
+    let run = resumed(&here.with("COGO_WORKER_URL", &worker.url), &order, &begun);
+    assert_eq!(run["decision"]["verdict"], "pass", "{run:#}");
+}
+
+#[test]
+fn a_run_survives_the_death_of_its_host_while_it_is_judged() {
+    let root = Installation::new();
+    let project = project(root.path(), &waiting(root.path()));
+    let worker = Worker::start(root.path(), 0);
+    let s3 = S3::start();
+    let here = s3.keep_artifacts_of(real(&worker));
+    let mut first = here.host(&[]);
+    let order = json!({ "taskId": "t-1", "spec": "note it", "repo": project });
+    let (_, begun) = first.post(&format!("{PIPELINE}?wait_ms=0"), &order);
+    here.until("the test has begun", || {
+        root.path().join("begun").exists().then_some(())
+    });
+    // The verdict waits for its report, which nobody keeps.
+    s3.refuse(true);
+    std::fs::write(root.path().join("go"), "").unwrap();
+    here.until("the report is refused", || (s3.refused() > 0).then_some(()));
+    first.process.kill();
+    let status = here.run(&["pipeline", "status", "--json", "t-1"]).data();
+    let stage = task(&here, status["ids"]["build_test"].as_str().unwrap());
+    assert_eq!(
+        (&stage["status"], &status["state"], &status["decision"]),
+        (&json!("done"), &json!("build-test"), &Value::Null)
+    );
+
+    s3.refuse(false);
+    let run = resumed(&here, &order, &begun);
+    assert_eq!(run["decision"]["verdict"], "pass", "{run:#}");
+    assert_eq!(s3.paths().len(), 2, "edits and report");
 }
 
 #[test]
