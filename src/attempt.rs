@@ -44,6 +44,16 @@ pub enum Blame {
     Worker,
 }
 
+impl Blame {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::Host => "host",
+            Self::Worker => "worker",
+        }
+    }
+}
+
 /// Why an attempt should end now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -147,6 +157,15 @@ pub struct PluginVersion {
 pub enum Kind {
     Real,
     Mock,
+}
+
+impl Kind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Real => "real",
+            Self::Mock => "mock",
+        }
+    }
 }
 
 /// One attempt as it is handed to an [`Executor`].

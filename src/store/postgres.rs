@@ -13,6 +13,7 @@
 mod breaker;
 mod cancel;
 mod claim;
+mod columns;
 mod connection;
 mod control;
 mod enqueue;

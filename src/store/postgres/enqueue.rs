@@ -5,12 +5,10 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::Postgres;
-use sqlx::postgres::PgArguments;
-use sqlx::query::Query;
 use uuid::Uuid;
 
 use super::PgCells;
+use super::columns::columns;
 use super::connection::Turn;
 use super::row::{clean, micros, to_json};
 use super::{PostgresStore, Step};
@@ -20,8 +18,7 @@ use crate::store::{StoreError, audit};
 use crate::task::{Enqueued, NewTask};
 
 /// The events of a batch in their order, from parameters as [`EventColumns`]
-/// binds them. Arrays, since a record out of JSON takes the server three times
-/// as long.
+/// binds them.
 macro_rules! event_rows {
     ($($parameter:literal),+) => {
         event_rows!(@ $($parameter,)+)
@@ -242,18 +239,20 @@ pub(super) async fn record(store: &PostgresStore, events: &[NewEvent]) -> Step<(
     turn.finish().await
 }
 
-/// The events of a statement, a column each, as [`event_rows`] reads them.
-#[derive(Default)]
-pub(super) struct EventColumns<'a> {
-    event_type: Vec<Cow<'a, str>>,
-    message_id: Vec<Option<Uuid>>,
-    service: Vec<Option<Cow<'a, str>>>,
-    role: Vec<Option<Cow<'a, str>>>,
-    shard: Vec<Option<i32>>,
-    tenant: Vec<Option<Cow<'a, str>>>,
-    trace_id: Vec<Cow<'a, str>>,
-    reason: Vec<Option<Cow<'a, str>>>,
-    payload: Vec<String>,
+columns! {
+    struct EventCells;
+    /// The events of a statement, as [`event_rows`] reads them.
+    struct EventColumns {
+        event_type: Cow<'a, str>,
+        message_id: Option<Uuid>,
+        service: Option<Cow<'a, str>>,
+        role: Option<Cow<'a, str>>,
+        shard: Option<i32>,
+        tenant: Option<Cow<'a, str>>,
+        trace_id: Cow<'a, str>,
+        reason: Option<Cow<'a, str>>,
+        payload: String,
+    }
 }
 
 impl<'a> EventColumns<'a> {
@@ -267,41 +266,22 @@ impl<'a> EventColumns<'a> {
 
     pub(super) fn push(&mut self, event: &'a NewEvent) -> Step<()> {
         let route = event.route.as_ref();
-        self.event_type.push(clean(&event.event_type));
-        self.message_id.push(event.message_id.map(|id| id.0));
-        self.service.push(route.map(|r| clean(r.key.service())));
-        self.role.push(route.map(|r| clean(r.key.role())));
-        self.shard.push(route.map(|r| r.shard));
-        self.tenant
-            .push(route.and_then(|r| r.tenant.as_deref()).map(clean));
-        self.trace_id.push(clean(event.trace_id.as_str()));
-        self.reason.push(event.reason.as_deref().map(clean));
-        self.payload.push(to_json(&event.payload)?);
+        self.push_row(EventCells {
+            event_type: clean(&event.event_type),
+            message_id: event.message_id.map(|id| id.0),
+            service: route.map(|r| clean(r.key.service())),
+            role: route.map(|r| clean(r.key.role())),
+            shard: route.map(|r| r.shard),
+            tenant: route.and_then(|r| r.tenant.as_deref()).map(clean),
+            trace_id: clean(event.trace_id.as_str()),
+            reason: event.reason.as_deref().map(clean),
+            payload: to_json(&event.payload)?,
+        });
         Ok(())
     }
 
-    fn is_empty(&self) -> bool {
+    const fn is_empty(&self) -> bool {
         self.event_type.is_empty()
-    }
-
-    /// The next nine parameters.
-    pub(super) fn bind<'q>(
-        self,
-        query: Query<'q, Postgres, PgArguments>,
-    ) -> Query<'q, Postgres, PgArguments>
-    where
-        'a: 'q,
-    {
-        query
-            .bind(self.event_type)
-            .bind(self.message_id)
-            .bind(self.service)
-            .bind(self.role)
-            .bind(self.shard)
-            .bind(self.tenant)
-            .bind(self.trace_id)
-            .bind(self.reason)
-            .bind(self.payload)
     }
 }
 

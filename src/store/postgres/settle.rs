@@ -4,44 +4,36 @@
 //! order of their ids, and writes state, attempt, artifacts and events of
 //! exactly those. What it does not answer with had lost its lease.
 //!
-//! The ends are sent as `jsonb`, out of which the server takes a long record in
-//! half the time that it takes for `json`. Their events come beside them, since
-//! a call for each end's own would cost more than all the rest.
+//! Ends and events are sent as columns. What few ends leave, artifacts and
+//! forwarded tasks, comes beside them, since a call for each end's own would
+//! cost more than all the rest.
+
+mod ends;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::Value;
-
-use super::enqueue::{EventColumns, TaskCells, event_rows, hint, insert_events, task_columns};
-use super::row::{int, micros, to_json};
+use self::ends::{EndColumns, end_rows};
+use super::enqueue::{EventColumns, event_rows, hint, insert_events, task_columns};
+use super::row::{micros, to_json};
 use super::{PgCells, PostgresStore, Step};
-use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
+use crate::attempt::{Fence, LeaseEpoch};
 use crate::event::NewEvent;
-use crate::ids::{Digest, HolderId, MessageId, TraceId};
-use crate::millis::millis;
+use crate::ids::{HolderId, TraceId};
 use crate::route::Route;
-use crate::selection::Why;
 use crate::store::{Renewal, Settled, Settlement, audit, rows};
-use crate::task::{Next, Refund};
 
 /// Who claimed a row and when stays with one that ended, for programs that
 /// read it; what waits again belongs to nobody.
 const SETTLE: &str = concat!(
     "
 WITH held AS MATERIALIZED (
-  SELECT ended.*, m.priority, m.claimed_at, coalesce(m.task_id, m.id::text) AS label,
-    coalesce(m.trace_id, '') AS trace_id
-  FROM jsonb_to_recordset($1::jsonb) AS ended (
-    id uuid, epoch bigint, place integer, status text, delay bigint, refunded integer,
-    host_fault integer, error text, keep_error boolean, result jsonb, snippet text, url text,
-    attempt integer, plugin text, version text, digest text, kind text, stage text, why jsonb,
-    wait_ms bigint, run_ms bigint, outcome text, code text, blame text, usage jsonb,
-    peak_memory_bytes bigint, outbound_requests bigint, spans jsonb, log jsonb,
-    log_dropped bigint, rollout_side text, artifacts jsonb, forwards jsonb)
+  SELECT ended.*, m.claimed_at
+  FROM ",
+    end_rows!(),
+    "
   JOIN agent_messages AS m ON m.id = ended.id
-  WHERE m.status = 'claimed' AND m.lease_epoch = ended.epoch AND m.claimed_by = $2
+  WHERE m.status = 'claimed' AND m.lease_epoch = ended.epoch AND m.claimed_by = $32
   ORDER BY ended.id
   FOR UPDATE OF m
 ),
@@ -61,7 +53,7 @@ task AS (
       -- An attempt that is given back leaves the last problem in place.
       error = CASE WHEN held.keep_error THEN m.error ELSE held.error END,
       last_error_at = CASE WHEN held.error IS NOT NULL THEN now() ELSE m.last_error_at END,
-      result = CASE WHEN held.status = 'done' THEN held.result ELSE m.result END,
+      result = CASE WHEN held.status = 'done' THEN held.result::jsonb ELSE m.result END,
       result_snippet = CASE WHEN held.status = 'done' THEN held.snippet
         ELSE m.result_snippet END,
       result_url = CASE WHEN held.status = 'done' THEN held.url ELSE m.result_url END
@@ -73,9 +65,9 @@ attempt AS (
     (message_id, lease_epoch, attempt, host, plugin, version, digest, kind, stage, why,
      claimed_at, ended_at, wait_ms, run_ms, outcome, code, blame, usage, peak_memory_bytes,
      outbound_requests, spans, log, log_dropped, rollout_side)
-  SELECT id, epoch, attempt, $2, plugin, version, digest, kind, stage, why,
-    claimed_at, now(), wait_ms, run_ms, outcome, code, blame, usage, peak_memory_bytes,
-    outbound_requests, spans, log, log_dropped, rollout_side
+  SELECT id, epoch, attempt, $32, plugin, version, digest, kind, stage, why::jsonb,
+    claimed_at, now(), wait_ms, run_ms, outcome, code, blame, usage::jsonb, peak_memory_bytes,
+    outbound_requests, spans::jsonb, log::jsonb, log_dropped, rollout_side
   FROM held
   -- Only a row that was tampered with has ended an epoch before: a batch must
   -- not fail for it.
@@ -85,11 +77,14 @@ attempt AS (
 artifact AS (
   INSERT INTO executor_artifacts
     (message_id, lease_epoch, task_id, trace_id, path, content_type, digest, bytes, created_at)
-  SELECT held.id, held.epoch, held.label, held.trace_id,
-    artifact.path, artifact.content_type, artifact.digest, artifact.bytes, now()
-  FROM held
-  CROSS JOIN LATERAL jsonb_to_recordset(held.artifacts)
-    AS artifact (path text, content_type text, digest text, bytes bigint)
+  SELECT artifact.message_id, artifact.lease_epoch, coalesce(m.task_id, m.id::text),
+    coalesce(m.trace_id, ''), artifact.path, artifact.content_type, artifact.digest,
+    artifact.bytes, now()
+  FROM json_to_recordset($33::json) AS artifact (
+    place integer, message_id uuid, lease_epoch bigint, path text, content_type text, digest text,
+    bytes bigint)
+  JOIN agent_messages AS m ON m.id = artifact.message_id
+  WHERE artifact.place = ANY (ARRAY(SELECT place FROM held))
   ON CONFLICT (message_id, lease_epoch, path)
   DO UPDATE SET content_type = excluded.content_type, digest = excluded.digest,
     bytes = excluded.bytes
@@ -99,12 +94,13 @@ forwarded AS (
     (id, created_at, service, role, shard, tenant, payload, status, trace_id, task_id,
      priority, max_attempts, unique_key, lease_epoch, retry_at)
   SELECT task.id, now(), task.service, task.role, task.shard, task.tenant, task.payload, 'queued',
-    task.trace_id, task.task_id, held.priority, task.max_attempts, task.unique_key, 0,
+    task.trace_id, task.task_id, m.priority, task.max_attempts, task.unique_key, 0,
     now() + task.delay * interval '1 microsecond'
-  FROM held
-  CROSS JOIN LATERAL jsonb_to_recordset(held.forwards) AS task (",
+  FROM json_to_recordset($34::json) AS task (place integer, source uuid, ",
     task_columns!(),
     ")
+  JOIN agent_messages AS m ON m.id = task.source
+  WHERE task.place = ANY (ARRAY(SELECT place FROM held))
   ON CONFLICT DO NOTHING
   RETURNING id
 ),
@@ -119,11 +115,13 @@ event AS (
   SELECT now(), event.event_type, event.message_id, event.service, event.role, event.shard,
     event.tenant, event.trace_id, event.reason, event.payload::jsonb
   FROM ",
-    event_rows!("$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11", "$12"),
+    event_rows!(
+        "$36", "$37", "$38", "$39", "$40", "$41", "$42", "$43", "$44"
+    ),
     "
   -- No join: the planner takes the list of held rows for one row, and would
   -- walk through it for every event.
-  WHERE ($3::integer[])[event.step::integer] = ANY (ARRAY(SELECT place FROM held))
+  WHERE ($35::integer[])[event.step::integer] = ANY (ARRAY(SELECT place FROM held))
   ORDER BY event.step
 )
 SELECT held.place::bigint AS place
@@ -160,154 +158,6 @@ FROM held
 WHERE m.id = held.id
 RETURNING m.id, m.lease_epoch, m.cancel_requested_at IS NOT NULL AS cancel_requested";
 
-#[derive(Serialize)]
-struct EndCells<'a> {
-    id: MessageId,
-    epoch: i64,
-    /// Where it stands in the batch.
-    place: usize,
-    status: &'a str,
-    delay: Option<i64>,
-    refunded: u32,
-    host_fault: u32,
-    error: Option<String>,
-    keep_error: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a Value>,
-    snippet: Option<&'a str>,
-    url: Option<&'a str>,
-    attempt: u32,
-    plugin: Option<&'a str>,
-    version: Option<&'a str>,
-    digest: Option<Digest>,
-    kind: Option<Kind>,
-    stage: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    why: Option<&'a Why>,
-    wait_ms: i64,
-    run_ms: i64,
-    outcome: &'a str,
-    code: Option<&'a str>,
-    blame: Option<Blame>,
-    usage: &'a Usage,
-    peak_memory_bytes: i64,
-    outbound_requests: u32,
-    spans: &'a [Span],
-    log: &'a [LogLine],
-    log_dropped: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rollout_side: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    artifacts: Vec<ArtifactCells<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    forwards: Option<[TaskCells<'a>; 1]>,
-}
-
-#[derive(Serialize)]
-struct ArtifactCells<'a> {
-    path: &'a str,
-    content_type: &'a str,
-    digest: Digest,
-    bytes: i64,
-}
-
-impl<'a> EndCells<'a> {
-    fn of(place: usize, settlement: &'a Settlement) -> Self {
-        let record = &settlement.attempt;
-        let plugin = record.plugin.as_ref();
-        let measured = &record.measured;
-        let mut cells = Self {
-            id: settlement.fence.id,
-            epoch: settlement.fence.epoch.0,
-            place,
-            status: "queued",
-            delay: None,
-            refunded: 0,
-            host_fault: 0,
-            error: None,
-            keep_error: false,
-            result: None,
-            snippet: None,
-            url: None,
-            attempt: record.attempt,
-            plugin: plugin.map(|p| p.name.as_str()),
-            version: plugin.map(|p| p.version.as_str()),
-            digest: plugin.map(|p| p.digest),
-            kind: plugin.map(|p| p.kind),
-            stage: record.stage.as_str(),
-            why: record.why.as_ref(),
-            wait_ms: int(record.wait_ms),
-            run_ms: int(millis(measured.run)),
-            outcome: record.outcome.as_str(),
-            code: record.code.as_deref(),
-            blame: record.blame,
-            usage: &measured.usage,
-            peak_memory_bytes: int(measured.peak_memory_bytes),
-            outbound_requests: measured.outbound_requests,
-            spans: &measured.spans,
-            log: &measured.log,
-            log_dropped: measured.log_dropped,
-            rollout_side: record.side(),
-            artifacts: artifacts(settlement),
-            forwards: settlement
-                .forward
-                .as_deref()
-                .map(|task| [TaskCells::of(task)]),
-        };
-        cells.lead_to(&settlement.next);
-        cells
-    }
-
-    /// Fills in the row's next state.
-    fn lead_to(&mut self, next: &'a Next) {
-        match next {
-            Next::Done {
-                result,
-                snippet,
-                url,
-            } => {
-                self.status = "done";
-                self.result = Some(result);
-                self.snippet = Some(snippet);
-                self.url = url.as_deref();
-            }
-            Next::Queued {
-                delay,
-                refund,
-                problem,
-            } => {
-                self.delay = Some(micros(*delay));
-                self.refunded = u32::from(*refund != Refund::None);
-                self.host_fault = u32::from(*refund == Refund::HostFault);
-                self.error = problem.as_ref().map(audit::error_text);
-                self.keep_error = problem.is_none();
-            }
-            Next::Failed { problem } => {
-                self.status = "failed";
-                self.error = Some(audit::error_text(problem));
-            }
-        }
-    }
-}
-
-/// Stored twice by one attempt, the later one counts: a statement cannot write
-/// a row twice.
-fn artifacts(settlement: &Settlement) -> Vec<ArtifactCells<'_>> {
-    let mut seen = HashSet::with_capacity(settlement.artifacts.len());
-    let latest = settlement.artifacts.iter().rev();
-    let mut cells: Vec<ArtifactCells<'_>> = latest
-        .filter(|artifact| seen.insert(artifact.path.as_str()))
-        .map(|artifact| ArtifactCells {
-            path: &artifact.path,
-            content_type: &artifact.content_type,
-            digest: artifact.digest,
-            bytes: int(artifact.bytes),
-        })
-        .collect();
-    cells.reverse();
-    cells
-}
-
 pub(super) async fn settle(
     store: &PostgresStore,
     holder: &HolderId,
@@ -322,28 +172,34 @@ pub(super) async fn settle(
         .iter()
         .map(|settlement| settlement.forward.as_deref().map(audit::enqueued))
         .collect();
-    let mut ends = Vec::with_capacity(settlements.len());
+    let mut ends = EndColumns::default();
+    let mut artifacts = Vec::new();
+    let mut forwards = Vec::new();
     // An event is written only where its end is, which stands at this place.
     let mut event_places = Vec::new();
     let mut events = EventColumns::default();
-    for (place, (settlement, enqueued)) in settlements.iter().zip(&enqueued).enumerate() {
+    let mut first = HashSet::with_capacity(settlements.len());
+    for (at, (settlement, enqueued)) in settlements.iter().zip(&enqueued).enumerate() {
         if !seen.insert(settlement.fence) {
             continue;
         }
-        ends.push(EndCells::of(place, settlement));
+        first.insert(at);
+        let place = i32::try_from(at).unwrap_or(i32::MAX);
+        ends.push(place, settlement)?;
+        artifacts.extend(ends::artifacts(place, settlement));
+        forwards.extend(ends::forward(place, settlement));
         // The first event of a task that is forwarded follows those of its cause.
         for event in settlement.events.iter().chain(enqueued) {
-            event_places.push(i32::try_from(place).unwrap_or(i32::MAX));
+            event_places.push(place);
             events.push(event)?;
         }
     }
-    ends.sort_unstable_by_key(|end| end.id);
-    let first: HashSet<usize> = ends.iter().map(|end| end.place).collect();
     let mut turn = store.connections.turn().await?;
-    let query = turn
-        .query(SETTLE)
-        .bind(to_json(&ends)?)
+    let query = ends
+        .bind(turn.query(SETTLE))
         .bind(holder.as_str())
+        .bind(to_json(&artifacts)?)
+        .bind(to_json(&forwards)?)
         .bind(event_places);
     let rows = events.bind(query).fetch_all(turn.conn()).await?;
     turn.finish().await?;

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::route::RouteKey;
 use crate::store::Want;
+use crate::store::postgres::columns::columns;
 use crate::store::postgres::row::micros_of;
 use crate::store::postgres::{PgCells, PostgresStore, Step};
 use crate::store::turns::{Lane, Stop, Turns};
@@ -216,40 +217,30 @@ pub(in crate::store::postgres) async fn next_due(
     Ok(ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
 }
 
-/// Wants as columns.
-#[derive(Default)]
-struct WantColumns<'a> {
-    places: Vec<i64>,
-    services: Vec<&'a str>,
-    roles: Vec<&'a str>,
-    shards: Vec<Option<i32>>,
-    tenants: Vec<Option<&'a str>>,
+columns! {
+    struct WantCells;
+    /// Wants, as [`with_lanes`] reads them.
+    struct WantColumns {
+        place: i64,
+        service: &'a str,
+        role: &'a str,
+        shard: Option<i32>,
+        tenant: Option<&'a str>,
+    }
 }
-
-type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 impl<'a> WantColumns<'a> {
     fn of(wants: &'a [Want]) -> Self {
         let mut columns = Self::default();
         for (place, want) in (0_i64..).zip(wants) {
-            columns.places.push(place);
-            columns.services.push(want.key.service());
-            columns.roles.push(want.key.role());
-            columns.shards.push(want.shard);
-            columns.tenants.push(want.tenant.as_deref());
+            columns.push_row(WantCells {
+                place,
+                service: want.key.service(),
+                role: want.key.role(),
+                shard: want.shard,
+                tenant: want.tenant.as_deref(),
+            });
         }
         columns
-    }
-
-    fn bind<'q>(self, query: PgQuery<'q>) -> PgQuery<'q>
-    where
-        'a: 'q,
-    {
-        query
-            .bind(self.places)
-            .bind(self.services)
-            .bind(self.roles)
-            .bind(self.shards)
-            .bind(self.tenants)
     }
 }

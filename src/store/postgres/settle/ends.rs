@@ -1,0 +1,207 @@
+//! The ends of attempts as the settling statement reads them: a row each, and
+//! the artifacts and forwarded tasks of all of them.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::super::Step;
+use super::super::columns::columns;
+use super::super::enqueue::TaskCells;
+use super::super::row::{clean, int, micros, to_json};
+use crate::attempt::{Blame, Kind};
+use crate::ids::{Digest, MessageId};
+use crate::millis::millis;
+use crate::store::{Settlement, audit};
+use crate::task::{Next, Refund};
+
+/// The ends of a batch, from the 31 parameters that [`EndColumns`] binds, which
+/// are $1 to $31.
+macro_rules! end_rows {
+    () => {
+        "unnest($1::integer[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::integer[],
+    $7::integer[], $8::text[], $9::boolean[], $10::text[], $11::text[], $12::text[],
+    $13::bigint[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[],
+    $20::bigint[], $21::bigint[], $22::text[], $23::text[], $24::text[], $25::text[],
+    $26::bigint[], $27::bigint[], $28::text[], $29::text[], $30::bigint[], $31::text[]) AS ended
+    (place, id, epoch, status, delay, refunded, host_fault, error, keep_error, result, snippet,
+     url, attempt, plugin, version, digest, kind, stage, why, wait_ms, run_ms, outcome, code,
+     blame, usage, peak_memory_bytes, outbound_requests, spans, log, log_dropped, rollout_side)"
+    };
+}
+pub(super) use end_rows;
+
+columns! {
+    /// What an end makes of its row, and the attempt that ended.
+    struct EndCells;
+    /// The ends of a statement, as [`end_rows`] reads them.
+    struct EndColumns {
+        /// Where it stands in the batch.
+        place: i32,
+        id: Uuid,
+        epoch: i64,
+        status: &'static str,
+        delay: Option<i64>,
+        refunded: i32,
+        host_fault: i32,
+        error: Option<String>,
+        keep_error: bool,
+        result: Option<String>,
+        snippet: Option<Cow<'a, str>>,
+        url: Option<Cow<'a, str>>,
+        attempt: i64,
+        plugin: Option<&'a str>,
+        version: Option<Cow<'a, str>>,
+        digest: Option<String>,
+        kind: Option<&'static str>,
+        stage: &'static str,
+        why: Option<String>,
+        wait_ms: i64,
+        run_ms: i64,
+        outcome: &'static str,
+        code: Option<Cow<'a, str>>,
+        blame: Option<&'static str>,
+        usage: String,
+        peak_memory_bytes: i64,
+        outbound_requests: i64,
+        spans: String,
+        log: String,
+        log_dropped: i64,
+        rollout_side: Option<String>,
+    }
+}
+
+impl<'a> EndColumns<'a> {
+    pub(super) fn push(&mut self, place: i32, settlement: &'a Settlement) -> Step<()> {
+        let record = &settlement.attempt;
+        let plugin = record.plugin.as_ref();
+        let measured = &record.measured;
+        let mut cells = EndCells {
+            place,
+            id: settlement.fence.id.0,
+            epoch: settlement.fence.epoch.0,
+            status: "queued",
+            delay: None,
+            refunded: 0,
+            host_fault: 0,
+            error: None,
+            keep_error: false,
+            result: None,
+            snippet: None,
+            url: None,
+            attempt: record.attempt.into(),
+            plugin: plugin.map(|p| p.name.as_str()),
+            version: plugin.map(|p| clean(&p.version)),
+            digest: plugin.map(|p| p.digest.to_string()),
+            kind: plugin.map(|p| Kind::as_str(p.kind)),
+            stage: record.stage.as_str(),
+            why: record.why.as_ref().map(to_json).transpose()?,
+            wait_ms: int(record.wait_ms),
+            run_ms: int(millis(measured.run)),
+            outcome: record.outcome.as_str(),
+            code: record.code.as_deref().map(clean),
+            blame: record.blame.map(Blame::as_str),
+            usage: to_json(&measured.usage)?,
+            peak_memory_bytes: int(measured.peak_memory_bytes),
+            outbound_requests: measured.outbound_requests.into(),
+            spans: to_json(&measured.spans)?,
+            log: to_json(&measured.log)?,
+            log_dropped: measured.log_dropped.into(),
+            rollout_side: record.side(),
+        };
+        cells.lead_to(&settlement.next)?;
+        self.push_row(cells);
+        Ok(())
+    }
+}
+
+impl<'a> EndCells<'a> {
+    /// Fills in the row's next state.
+    fn lead_to(&mut self, next: &'a Next) -> Step<()> {
+        match next {
+            Next::Done {
+                result,
+                snippet,
+                url,
+            } => {
+                self.status = "done";
+                self.result = Some(to_json(result)?);
+                self.snippet = Some(clean(snippet));
+                self.url = url.as_deref().map(clean);
+            }
+            Next::Queued {
+                delay,
+                refund,
+                problem,
+            } => {
+                self.delay = Some(micros(*delay));
+                self.refunded = i32::from(*refund != Refund::None);
+                self.host_fault = i32::from(*refund == Refund::HostFault);
+                self.error = problem.as_ref().map(error_text);
+                self.keep_error = problem.is_none();
+            }
+            Next::Failed { problem } => {
+                self.status = "failed";
+                self.error = Some(error_text(problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn error_text(problem: &crate::attempt::Problem) -> String {
+    clean(&audit::error_text(problem)).into_owned()
+}
+
+/// What an end leaves besides its row, its attempt and its events. Few ends
+/// leave any, so that records are cheap enough.
+#[derive(Serialize)]
+pub(super) struct ArtifactCells<'a> {
+    place: i32,
+    message_id: MessageId,
+    lease_epoch: i64,
+    path: &'a str,
+    content_type: &'a str,
+    digest: Digest,
+    bytes: i64,
+}
+
+/// Stored twice by one attempt, the later one counts: a statement cannot write
+/// a row twice.
+pub(super) fn artifacts(
+    place: i32,
+    settlement: &Settlement,
+) -> impl Iterator<Item = ArtifactCells<'_>> {
+    let mut seen = HashSet::with_capacity(settlement.artifacts.len());
+    let latest = settlement.artifacts.iter().rev();
+    latest
+        .filter(move |artifact| seen.insert(artifact.path.as_str()))
+        .map(move |artifact| ArtifactCells {
+            place,
+            message_id: settlement.fence.id,
+            lease_epoch: settlement.fence.epoch.0,
+            path: &artifact.path,
+            content_type: &artifact.content_type,
+            digest: artifact.digest,
+            bytes: int(artifact.bytes),
+        })
+}
+
+/// A task that goes on to another route, which takes over the priority.
+#[derive(Serialize)]
+pub(super) struct ForwardCells<'a> {
+    place: i32,
+    source: MessageId,
+    #[serde(flatten)]
+    task: TaskCells<'a>,
+}
+
+pub(super) fn forward(place: i32, settlement: &Settlement) -> Option<ForwardCells<'_>> {
+    settlement.forward.as_deref().map(|task| ForwardCells {
+        place,
+        source: settlement.fence.id,
+        task: TaskCells::of(task),
+    })
+}
