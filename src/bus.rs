@@ -147,10 +147,17 @@ impl Shared {
         }
     }
 
-    /// How many more attempts may begin before too many wait for their commit.
+    /// How many more attempts may begin before too many wait for their commit;
+    /// none where it is too few for a claim.
     fn room_for_unsettled(&self) -> u32 {
+        let concurrency = self.settings.concurrency;
         let flights = u32::try_from(self.flights.lock().len()).unwrap_or(u32::MAX);
-        claimer::unsettled_limit(self.settings.concurrency).saturating_sub(flights)
+        let room = claimer::unsettled_limit(concurrency).saturating_sub(flights);
+        if room < capacity::share(concurrency) {
+            0
+        } else {
+            room
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::routing::ServedRoute;
 use crate::store::Want;
 
 /// How long a busy host waits for more free places before it claims for fewer.
-const GATHER: Duration = Duration::from_millis(4);
+pub(super) const GATHER: Duration = Duration::from_millis(4);
 
 /// What one attempt occupies.
 pub(super) struct Permits {
@@ -117,12 +117,25 @@ pub(super) struct Pool {
     size: u32,
 }
 
+/// How much of so many places a claim is worth.
+pub(super) fn share(places: u32) -> u32 {
+    (places / 4).max(1)
+}
+
 impl Pool {
-    /// Waits for a quarter of the places, but not for long: a claim of one task
-    /// costs about as much as a claim of a hundred.
+    /// Whether a quarter of the places is free: a claim of one task costs about
+    /// as much as a claim of a hundred.
+    pub(super) fn has_share(&self) -> bool {
+        free(&self.semaphore) >= self.share()
+    }
+
+    fn share(&self) -> u32 {
+        share(self.size)
+    }
+
+    /// Waits for that share, but not for long.
     pub(super) async fn gather(&self) {
-        let share = (self.size / 4).max(1);
-        let enough = self.semaphore.acquire_many(share);
+        let enough = self.semaphore.acquire_many(self.share());
         // The permits go back at once: it is the claimer's turn to count them.
         let _ = tokio::time::timeout(GATHER, enough).await;
     }

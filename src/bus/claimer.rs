@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::capacity::{Capacity, Group, Places};
+use super::capacity::{Capacity, GATHER, Group, Places};
 use super::outage::{Outage, PATIENCE, bounded, no_answer};
 use super::settler::{self, SettlerHandle};
 use super::{Shared, flight, maintenance, wants};
@@ -50,9 +50,12 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
                     }
                     () = &mut wake => {
                         in_vain = 0;
-                        // One place rarely comes free alone.
-                        if let Some(pool) = places.full.first() {
-                            pool.gather().await;
+                        // One place rarely comes free alone, nor is one attempt
+                        // settled alone.
+                        match places.full.first() {
+                            Some(pool) => pool.gather().await,
+                            None if unsettled == 0 => tokio::time::sleep(GATHER).await,
+                            None => {}
                         }
                     }
                     () = shared.store.hint(&shared.holder), if places.full.is_empty() => {}
@@ -63,8 +66,8 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
                 outage.is_over();
                 backoff = BACKOFF_START;
                 in_vain = 0;
-                if capacity.host_free() == 0 {
-                    let host = capacity.host();
+                let host = capacity.host();
+                if !host.has_share() {
                     tokio::select! {
                         () = host.any() => host.gather().await,
                         () = shared.draining.cancelled() => {}
@@ -237,7 +240,12 @@ fn host_fault(code: &str, message: &str) -> AttemptEnd {
 
 /// Waits until another look is worth it; whether the loop may end instead, since
 /// it was asked to end when idle and is.
-async fn rest(shared: &Shared, served: &[ServedRoute], places: &Places, in_vain: &mut u32) -> bool {
+async fn rest(
+    shared: &Arc<Shared>,
+    served: &[ServedRoute],
+    places: &Places,
+    in_vain: &mut u32,
+) -> bool {
     let poll = shared.settings.poll.mul_f64(0.5 + rand::random::<f64>());
     // Before the question: what ends after it may wait again by then.
     let nothing_runs = shared.flights.lock().is_empty() && shared.shadows.running() == 0;
@@ -247,7 +255,12 @@ async fn rest(shared: &Shared, served: &[ServedRoute], places: &Places, in_vain:
         // free wakes.
         false => roomy(places),
     };
-    let pause = match bounded(PATIENCE, shared.store.next_due(&asked)).await {
+    if !nothing_runs {
+        // Where attempts end all the time, the next one wakes before the answer
+        // would be of any use.
+        tokio::time::sleep(GATHER).await;
+    }
+    let pause = match next_due(shared, asked).await {
         Ok(None) if shared.settings.until_idle && nothing_runs => {
             if is_idle(shared).await {
                 return true;
@@ -265,6 +278,26 @@ async fn rest(shared: &Shared, served: &[ServedRoute], places: &Places, in_vain:
     };
     tokio::time::sleep(pause).await;
     false
+}
+
+/// When the next task is due. Asked in a task of its own: whoever waits here may
+/// let go at any moment, and a statement that is let go of costs its connection.
+async fn next_due(shared: &Arc<Shared>, asked: Vec<Want>) -> Result<Option<Duration>, StoreError> {
+    let asking = Arc::clone(shared);
+    let question = shared.tracker.spawn(async move {
+        tokio::select! {
+            due = bounded(PATIENCE, asking.store.next_due(&asked)) => due,
+            () = asking.ended.cancelled() => Ok(None),
+        }
+    });
+    match question.await {
+        Ok(answer) => answer,
+        Err(gone) => match gone.try_into_panic() {
+            // As if it had been asked here: the claimer starts again.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Ok(None),
+        },
+    }
 }
 
 /// Whether no row is about to wait although none does: an expired lease is work,
