@@ -23,13 +23,16 @@ macro_rules! event_rows {
     ($($parameter:literal),+) => {
         event_rows!(@ $($parameter,)+)
     };
-    (@ $type:literal, $id:literal, $service:literal, $role:literal, $shard:literal,
-       $tenant:literal, $trace:literal, $reason:literal, $payload:literal,) => {
+    (@ $step:literal, $place:literal, $type:literal, $id:literal, $service:literal, $role:literal,
+       $shard:literal, $tenant:literal, $trace:literal, $reason:literal, $payload:literal,) => {
         concat!(
-            "unnest(", $type, "::text[], ", $id, "::uuid[], ", $service, "::text[], ", $role,
-            "::text[], ", $shard, "::integer[], ", $tenant, "::text[], ", $trace, "::text[], ",
-            $reason, "::text[], ", $payload, "::text[]) WITH ORDINALITY AS event
-    (event_type, message_id, service, role, shard, tenant, trace_id, reason, payload, step)"
+            "(SELECT unnest(", $step, "::integer[]) AS step, unnest(", $place, "::integer[]) AS place,
+      unnest(", $type, "::text[]) AS event_type, unnest(", $id, "::uuid[]) AS message_id,
+      unnest(", $service, "::text[]) AS service, unnest(", $role, "::text[]) AS role,
+      unnest(", $shard, "::integer[]) AS shard, unnest(", $tenant, "::text[]) AS tenant,
+      unnest(", $trace, "::text[]) AS trace_id, unnest(", $reason, "::text[]) AS reason,
+      unnest(", $payload, "::text[]) AS payload
+    ) AS event"
         )
     };
 }
@@ -77,7 +80,9 @@ event AS (
   SELECT now(), event_type, message_id, service, role, shard, tenant, trace_id, reason,
     payload::jsonb
   FROM ",
-    event_rows!("$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10"),
+    event_rows!(
+        "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11", "$12"
+    ),
     "
   WHERE message_id IN (SELECT id FROM inserted)
   ORDER BY step
@@ -109,7 +114,9 @@ INSERT INTO bus_events
 SELECT now(), event_type, message_id, service, role, shard, tenant, trace_id, reason,
   payload::jsonb
 FROM ",
-    event_rows!("$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9"),
+    event_rows!(
+        "$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11"
+    ),
     "
 ORDER BY step"
 );
@@ -243,6 +250,10 @@ columns! {
     struct EventCells;
     /// The events of a statement, as [`event_rows`] reads them.
     struct EventColumns {
+        /// Its own place in the order.
+        step: i32,
+        /// Where its cause stands in the batch.
+        place: i32,
         event_type: Cow<'a, str>,
         message_id: Option<Uuid>,
         service: Option<Cow<'a, str>>,
@@ -258,15 +269,17 @@ columns! {
 impl<'a> EventColumns<'a> {
     pub(super) fn of(events: impl IntoIterator<Item = &'a NewEvent>) -> Step<Self> {
         let mut columns = Self::default();
-        for event in events {
-            columns.push(event)?;
+        for (place, event) in (0..).zip(events) {
+            columns.push(place, event)?;
         }
         Ok(columns)
     }
 
-    pub(super) fn push(&mut self, event: &'a NewEvent) -> Step<()> {
+    pub(super) fn push(&mut self, place: i32, event: &'a NewEvent) -> Step<()> {
         let route = event.route.as_ref();
         self.push_row(EventCells {
+            step: i32::try_from(self.step.len()).unwrap_or(i32::MAX),
+            place,
             event_type: clean(&event.event_type),
             message_id: event.message_id.map(|id| id.0),
             service: route.map(|r| clean(r.key.service())),

@@ -116,12 +116,13 @@ event AS (
     event.tenant, event.trace_id, event.reason, event.payload::jsonb
   FROM ",
     event_rows!(
-        "$36", "$37", "$38", "$39", "$40", "$41", "$42", "$43", "$44"
+        "$35", "$36", "$37", "$38", "$39", "$40", "$41", "$42", "$43", "$44", "$45"
     ),
     "
-  -- No join: the planner takes the list of held rows for one row, and would
-  -- walk through it for every event.
-  WHERE ($35::integer[])[event.step::integer] = ANY (ARRAY(SELECT place FROM held))
+  -- Most often all are held. No join: the planner takes the list of held rows
+  -- for one row, and would walk through it for every event.
+  WHERE (SELECT count(*) = cardinality($1::integer[]) FROM held)
+    OR event.place = ANY (ARRAY(SELECT place FROM held))
   ORDER BY event.step
 )
 SELECT held.place::bigint AS place
@@ -175,8 +176,7 @@ pub(super) async fn settle(
     let mut ends = EndColumns::default();
     let mut artifacts = Vec::new();
     let mut forwards = Vec::new();
-    // An event is written only where its end is, which stands at this place.
-    let mut event_places = Vec::new();
+    // An event is written only where its end is, which stands at its place.
     let mut events = EventColumns::default();
     let mut first = HashSet::with_capacity(settlements.len());
     for (at, (settlement, enqueued)) in settlements.iter().zip(&enqueued).enumerate() {
@@ -190,8 +190,7 @@ pub(super) async fn settle(
         forwards.extend(ends::forward(place, settlement));
         // The first event of a task that is forwarded follows those of its cause.
         for event in settlement.events.iter().chain(enqueued) {
-            event_places.push(place);
-            events.push(event)?;
+            events.push(place, event)?;
         }
     }
     let mut turn = store.connections.turn().await?;
@@ -199,8 +198,7 @@ pub(super) async fn settle(
         .bind(turn.query(SETTLE))
         .bind(holder.as_str())
         .bind(to_json(&artifacts)?)
-        .bind(to_json(&forwards)?)
-        .bind(event_places);
+        .bind(to_json(&forwards)?);
     let rows = events.bind(query).fetch_all(turn.conn()).await?;
     turn.finish().await?;
     let mut outcomes = vec![Settled::LeaseLost; settlements.len()];

@@ -21,14 +21,23 @@ use crate::task::{Next, Refund};
 /// are $1 to $31.
 macro_rules! end_rows {
     () => {
-        "unnest($1::integer[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::integer[],
-    $7::integer[], $8::text[], $9::boolean[], $10::text[], $11::text[], $12::text[],
-    $13::bigint[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[],
-    $20::bigint[], $21::bigint[], $22::text[], $23::text[], $24::text[], $25::text[],
-    $26::bigint[], $27::bigint[], $28::text[], $29::text[], $30::bigint[], $31::text[]) AS ended
-    (place, id, epoch, status, delay, refunded, host_fault, error, keep_error, result, snippet,
-     url, attempt, plugin, version, digest, kind, stage, why, wait_ms, run_ms, outcome, code,
-     blame, usage, peak_memory_bytes, outbound_requests, spans, log, log_dropped, rollout_side)"
+        "(SELECT unnest($1::integer[]) AS place, unnest($2::uuid[]) AS id,
+      unnest($3::bigint[]) AS epoch, unnest($4::text[]) AS status,
+      unnest($5::bigint[]) AS delay, unnest($6::integer[]) AS refunded,
+      unnest($7::integer[]) AS host_fault, unnest($8::text[]) AS error,
+      unnest($9::boolean[]) AS keep_error, unnest($10::text[]) AS result,
+      unnest($11::text[]) AS snippet, unnest($12::text[]) AS url,
+      unnest($13::bigint[]) AS attempt, unnest($14::text[]) AS plugin,
+      unnest($15::text[]) AS version, unnest($16::text[]) AS digest,
+      unnest($17::text[]) AS kind, unnest($18::text[]) AS stage,
+      unnest($19::text[]) AS why, unnest($20::bigint[]) AS wait_ms,
+      unnest($21::bigint[]) AS run_ms, unnest($22::text[]) AS outcome,
+      unnest($23::text[]) AS code, unnest($24::text[]) AS blame,
+      unnest($25::text[]) AS usage, unnest($26::bigint[]) AS peak_memory_bytes,
+      unnest($27::bigint[]) AS outbound_requests, unnest($28::text[]) AS spans,
+      unnest($29::text[]) AS log, unnest($30::bigint[]) AS log_dropped,
+      unnest($31::text[]) AS rollout_side
+    ) AS ended"
     };
 }
 pub(super) use end_rows;
