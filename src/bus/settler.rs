@@ -1,5 +1,6 @@
 //! Group commit: settlements that arrive while a commit is under way share the
-//! next one. An attempt counts as settled only once its commit is durable.
+//! next one, which begins when it is full or the other is done. An attempt counts
+//! as settled only once its commit is durable.
 //!
 //! It never drops a settlement because the database is away: it tries again for
 //! as long as the host runs, and the fence decides whether it was too late. One
@@ -12,9 +13,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +29,8 @@ use crate::store::{Settled, Settlement, Store, StoreError};
 
 /// More than one commit needs; what is above waits for the next.
 pub(super) const BATCH: usize = 256;
+/// Commits at once: while one is made durable, the database works on the other.
+const PARALLEL: usize = 2;
 const BACKOFF_START: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -98,8 +103,13 @@ pub(super) struct Line {
     /// The next batch: halved by every failure, doubled by every success.
     size: usize,
     backoff: Duration,
+    /// Nothing is tried before.
+    resumes: Instant,
     outage: Outage,
 }
+
+/// What was to be settled, and what the store says of it.
+type Committed = (Vec<Request>, Result<Vec<Settled>, StoreError>);
 
 impl Line {
     pub(super) fn new(store: Arc<dyn Store>, holder: HolderId, tally: Arc<Tally>) -> Self {
@@ -110,76 +120,98 @@ impl Line {
             waiting: VecDeque::new(),
             size: BATCH,
             backoff: BACKOFF_START,
+            resumes: Instant::now(),
             outage: Outage::of("settle"),
         }
     }
 
     async fn settle_all(mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
+        let mut commits = FuturesUnordered::new();
+        let mut open = true;
         loop {
-            if self.waiting.is_empty() {
-                let Some(request) = inbox.recv().await else {
-                    return;
-                };
-                self.waiting.push_back(request);
-            }
             while let Ok(request) = inbox.try_recv() {
                 self.waiting.push_back(request);
             }
-            let next = self.size.min(self.waiting.len());
-            let batch: Vec<Request> = self.waiting.drain(..next).collect();
-            self.settle(batch).await;
+            while self.may_commit(commits.len()) {
+                commits.push(self.next_commit());
+            }
+            if !open && commits.is_empty() && self.waiting.is_empty() {
+                return;
+            }
+            tokio::select! {
+                Some((requests, settled)) = commits.next() => self.answer(requests, settled),
+                request = inbox.recv(), if open => match request {
+                    Some(request) => self.waiting.push_back(request),
+                    None => open = false,
+                },
+                () = tokio::time::sleep_until(self.resumes),
+                    if commits.is_empty() && !self.waiting.is_empty() => {}
+            }
         }
     }
 
-    async fn settle(&mut self, batch: Vec<Request>) {
-        let mut settlements = Vec::with_capacity(batch.len());
-        let mut answers = Vec::with_capacity(batch.len());
-        for request in batch {
+    /// What arrives while a commit is under way makes the next one larger; only
+    /// what fills one by itself has nothing to wait for.
+    fn may_commit(&self, under_way: usize) -> bool {
+        let worth = match under_way {
+            0 => 1,
+            PARALLEL.. => return false,
+            _ => BATCH,
+        };
+        self.waiting.len() >= worth && self.resumes <= Instant::now()
+    }
+
+    /// One transaction, one durable commit. Writing the same again is harmless.
+    fn next_commit(&mut self) -> impl Future<Output = Committed> + use<> {
+        let next = self.size.min(self.waiting.len());
+        let mut settlements = Vec::with_capacity(next);
+        let mut answers = Vec::with_capacity(next);
+        for request in self.waiting.drain(..next) {
             settlements.push(request.settlement);
             answers.push((request.substitute, request.answer));
         }
-        let settled = self.commit(&settlements).await;
-        let requests =
-            settlements
-                .into_iter()
-                .zip(answers)
-                .map(|(settlement, (substitute, answer))| Request {
-                    settlement,
-                    substitute,
-                    answer,
-                });
+        let (store, holder) = (Arc::clone(&self.store), self.holder.clone());
+        async move {
+            let call = bounded(PATIENCE, store.settle(&holder, &settlements));
+            let settled = AssertUnwindSafe(call).catch_unwind().await;
+            // A settler that is gone would leave every attempt unsettled.
+            let settled = settled
+                .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".to_owned())));
+            let requests = settlements.into_iter().zip(answers);
+            let requests = requests.map(|(settlement, (substitute, answer))| Request {
+                settlement,
+                substitute,
+                answer,
+            });
+            (requests.collect(), settled)
+        }
+    }
+
+    fn answer(&mut self, requests: Vec<Request>, settled: Result<Vec<Settled>, StoreError>) {
         match settled {
             Ok(settled) => {
                 self.tally.committed(settled.len());
                 self.outage.is_over();
                 self.size = (self.size * 2).min(BATCH);
                 self.backoff = BACKOFF_START;
-                for (request, settled) in requests.zip(settled) {
+                for (request, settled) in requests.into_iter().zip(settled) {
                     // A flight that is gone was cut off; its outcome is on the bus.
                     let _ = request.answer.send(Some(settled));
                 }
             }
             Err(error) => {
-                let requests: Vec<Request> = requests.collect();
                 self.size = (requests.len() / 2).max(1);
                 if is_own_fault(&error) {
                     self.refused(requests, &error);
                 } else {
                     self.outage.goes_on(&error);
                     self.waiting.extend(requests);
-                    tokio::time::sleep(self.backoff.mul_f64(0.5 + rand::random::<f64>())).await;
+                    let pause = self.backoff.mul_f64(0.5 + rand::random::<f64>());
+                    self.resumes = Instant::now() + pause;
                     self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
                 }
             }
         }
-    }
-
-    /// One transaction, one durable commit. Writing the same again is harmless.
-    async fn commit(&self, settlements: &[Settlement]) -> Result<Vec<Settled>, StoreError> {
-        let call = bounded(PATIENCE, self.store.settle(&self.holder, settlements));
-        let settled = AssertUnwindSafe(call).catch_unwind().await;
-        // A settler that is gone would leave every attempt unsettled.
-        settled.unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".to_owned())))
     }
 
     /// What the database will never take: a batch is taken apart; one by itself
