@@ -28,6 +28,12 @@ mod swap;
 
 use std::time::Duration;
 
+use mimalloc::MiMalloc;
+
+/// As the binary has it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 /// Runs one part a few times and keeps the middle one; the first is thrown
 /// away, since it warms caches.
 pub fn median(rounds: usize, mut round: impl FnMut() -> f64) -> f64 {
