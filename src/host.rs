@@ -166,7 +166,7 @@ impl Host {
         controls.refresh(&*store).await?;
         // Nothing is claimed before what is decided serves.
         events.extend(serving::prepare(&swapper, &controls, &*store).await);
-        let plugins = Arc::clone(&catalog) as _;
+        let plugins = Arc::clone(&swapper) as _;
         let routes = Arc::new(LiveRoutes::start(config, plugins, Arc::clone(&controls))?);
         let auth = auth(config)?;
         let listener = listen(config).await?;

@@ -142,13 +142,17 @@ impl Known {
             .collect::<BTreeMap<_, _>>()
     }
 
-    /// The plugins that lie on the bus, the one that came first before all others.
-    pub fn published(&self) -> Vec<PluginName> {
-        let rows = self.controls.published.iter();
+    /// The plugins of which the bus has versions, or says what serves; the one
+    /// that came first before all others.
+    pub fn plugins(&self) -> Vec<PluginName> {
+        let published = self.controls.published.iter();
+        let published = published.map(|row| (&row.name, row.published_at));
+        let decided = self.controls.serving.values();
+        let decided = decided.map(|row| (&row.plugin, row.changed_at));
         let mut first: BTreeMap<&PluginName, DateTime<Utc>> = BTreeMap::new();
-        for row in rows {
-            let at = first.entry(&row.name).or_insert(row.published_at);
-            *at = row.published_at.min(*at);
+        for (name, at) in published.chain(decided) {
+            let earliest = first.entry(name).or_insert(at);
+            *earliest = at.min(*earliest);
         }
         let mut names: Vec<_> = first.into_iter().collect();
         names.sort_by_key(|(_, at)| *at);

@@ -61,7 +61,7 @@ impl LiveRoutes {
         let (table, problems) = RouteTable::start(
             config,
             Arc::clone(&plugins),
-            &known.published(),
+            &known.plugins(),
             &known.flags(),
         )?;
         for problem in &problems {

@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 use tokio::runtime::Handle;
 
 use super::routes::{LoadedPlugin, LoadedPlugins};
+use super::swap::Swapper;
 use crate::config::{Config, PluginConfig};
 use crate::ids::{Digest, PluginName};
 use crate::plugin::bundled;
@@ -181,12 +182,8 @@ impl LoadedPlugins for Catalog {
     }
 
     fn own(&self, name: &PluginName) -> Option<LoadedPlugin> {
-        let serving = Self::get(self, name)?;
-        let own = match serving.source() {
-            Source::Published => self.bundled(name)?,
-            Source::Bundled | Source::Directory => serving,
-        };
-        Some(loaded(own))
+        // Nobody decides anything here.
+        Self::get(self, name).map(loaded)
     }
 
     fn all(&self) -> Vec<LoadedPlugin> {
@@ -204,6 +201,24 @@ impl LoadedPlugins for Catalog {
         let candidates = listed.candidates.iter().map(|version| version.digest);
         let previous = listed.previous.iter().map(|version| version.digest);
         candidates.chain(previous).collect()
+    }
+}
+
+impl LoadedPlugins for Swapper {
+    fn get(&self, name: &PluginName, digest: Option<Digest>) -> Option<LoadedPlugin> {
+        LoadedPlugins::get(&**self.catalog(), name, digest)
+    }
+
+    fn own(&self, name: &PluginName) -> Option<LoadedPlugin> {
+        self.without_bus(name).map(loaded)
+    }
+
+    fn all(&self) -> Vec<LoadedPlugin> {
+        self.catalog().all()
+    }
+
+    fn others(&self, name: &PluginName) -> Vec<Digest> {
+        self.catalog().others(name)
     }
 }
 

@@ -45,7 +45,8 @@ pub trait LoadedPlugins: Send + Sync + 'static {
     /// The version that serves under a name, or the one with this digest.
     fn get(&self, name: &PluginName, digest: Option<Digest>) -> Option<LoadedPlugin>;
 
-    /// The version that would serve under a name if the bus had none.
+    /// The version that would serve under a name if the bus had none and said
+    /// nothing.
     fn own(&self, name: &PluginName) -> Option<LoadedPlugin>;
 
     fn all(&self) -> Vec<LoadedPlugin>;
@@ -158,9 +159,9 @@ impl Config {
 
 impl RouteTable {
     /// Decides which routes are served and how: first as if the bus had no
-    /// plugins, then with one after the other in the order in which they were
-    /// `published`, as hosts met them that ran all the time. What only the bus
-    /// does wrong keeps no host from starting.
+    /// plugins and said nothing of any, then with one after the other of those
+    /// `on_bus`, in the order in which hosts met them that ran all the time. What
+    /// only the bus does wrong keeps no host from starting.
     ///
     /// # Errors
     /// [`ConfigError`] when, whatever the bus has, a route has no plugin,
@@ -169,13 +170,13 @@ impl RouteTable {
     pub fn start(
         config: &Config,
         plugins: Arc<dyn LoadedPlugins>,
-        published: &[PluginName],
+        on_bus: &[PluginName],
         flags: &BusFlags,
     ) -> Result<(Self, Vec<RouteProblem>), ConfigError> {
-        let so_far = |count| Arc::new(SoFar::new(&plugins, published, count));
+        let so_far = |count| Arc::new(SoFar::new(&plugins, on_bus, count));
         let empty = Self::empty(config, so_far(0));
         let (mut table, own) = empty.rebuilt(config, so_far(0), flags);
-        for count in 1..=published.len() {
+        for count in 1..=on_bus.len() {
             (table, _) = table.rebuilt(config, so_far(count), flags);
         }
         let (table, problems) = table.rebuilt(config, Arc::clone(&plugins), flags);

@@ -13,15 +13,15 @@ pub(super) struct SoFar {
 }
 
 impl SoFar {
-    /// With the first `count` of those that were published.
+    /// With the first `count` of those `on_bus`.
     pub(super) fn new(
         plugins: &Arc<dyn LoadedPlugins>,
-        published: &[PluginName],
+        on_bus: &[PluginName],
         count: usize,
     ) -> Self {
         Self {
             plugins: Arc::clone(plugins),
-            arrived: published.iter().take(count).cloned().collect(),
+            arrived: on_bus.iter().take(count).cloned().collect(),
         }
     }
 }

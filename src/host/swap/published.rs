@@ -188,6 +188,28 @@ impl Swapper {
     /// The version that serves as long as nobody decides otherwise; `None` is the
     /// bundled one, or none.
     pub(super) fn own_rule(&self, name: &PluginName) -> Option<Digest> {
+        let published = self.published.lock().rows.get(name).cloned();
+        let published = published.unwrap_or_default();
+        let published = published.into_iter().map(|row| row.digest);
+        let file = self.files.lock().get(name).copied();
+        self.first_allowed(name, file.into_iter().chain(published))
+    }
+
+    /// The version that would serve if the bus had none and said nothing.
+    pub fn without_bus(&self, name: &PluginName) -> Option<Arc<Plugin>> {
+        let file = self.files.lock().get(name).copied();
+        match self.first_allowed(name, file) {
+            Some(digest) => self.catalog.by_digest(digest),
+            None => self.catalog.bundled(name),
+        }
+    }
+
+    /// The first that is ready and may serve without anybody's decision.
+    fn first_allowed(
+        &self,
+        name: &PluginName,
+        digests: impl IntoIterator<Item = Digest>,
+    ) -> Option<Digest> {
         let ready = self.catalog.ready();
         let pin = self.config.plugins.get(name).and_then(|own| own.digest);
         let development = self.config.stage == Stage::Development;
@@ -195,12 +217,8 @@ impl Swapper {
             Some(pin) => pin == *digest,
             None => development,
         };
-        let file = self.files.lock().get(name).copied();
-        let published = self.published.lock().rows.get(name).cloned();
-        let published = published.unwrap_or_default();
-        let published = published.into_iter().map(|row| row.digest);
-        let mut all = file.into_iter().chain(published);
-        all.find(|digest| may(digest) && ready.contains(digest))
+        let mut digests = digests.into_iter();
+        digests.find(|digest| may(digest) && ready.contains(digest))
     }
 
     /// Lets the version serve that this host's own rule names, unless somebody

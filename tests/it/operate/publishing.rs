@@ -7,6 +7,7 @@ use cogo_host::ids::Digest;
 use minisign::KeyPair;
 use serde_json::Value;
 
+use super::versions::marked_of;
 use crate::support::process::{Host, Installation, until};
 use crate::swap::harness::{NAME, version};
 use crate::whole_path;
@@ -202,6 +203,39 @@ fn a_published_plugin_keeps_no_host_from_starting() {
         let detail = told(&host)["detail"].as_str()?.to_owned();
         (!detail.contains(NAME)).then_some(())
     });
+}
+
+#[test]
+fn a_promoted_version_keeps_no_host_from_starting() {
+    const ROUTE: &str = "code/build-test";
+    let here = Installation::new()
+        .with("COGO_STAGE", "staging")
+        .with("AGENT_SERVICE", "code")
+        .with("COGO_WORKER_URL", "http://127.0.0.1:9")
+        .with("COGO_HOST_TOKEN", TOKEN)
+        .with("COGO_PLUGINS_DIR", "plugins");
+    // Nobody said that this version is real: it counts as another mock.
+    let bytes = marked_of("cogo-worker", "next");
+    let candidate = format!("cogo-worker@{}", Digest::of(&bytes));
+    fs::create_dir(here.path().join("plugins")).unwrap();
+    fs::write(here.path().join("plugins/cogo-worker.wasm"), bytes).unwrap();
+    let mut host = here.host(&[]);
+    let start = ["rollout", "start", "--route", ROUTE, "--reason", "as told"];
+    let share = ["--steps", "100", "--candidate", &candidate];
+    let _ = here.run(&[&start[..], &share].concat()).expect(0);
+    let promote = ["rollout", "promote", "--reason", "as told"];
+    until("the step has begun", &mut || {
+        (here.run(&promote).code == 0).then_some(())
+    });
+    let served = |host: &Host| {
+        let status = host.get("/api/integration/status");
+        status["routes"][0]["plugins"].clone()
+    };
+    let before = served(&host);
+    assert_eq!(before["pair"]["real"], "cogo-worker", "{before}");
+    host.process.signal("TERM");
+    assert_eq!(host.process.wait(), Some(0));
+    assert_eq!(served(&here.host(&[])), before);
 }
 
 #[test]

@@ -9,7 +9,12 @@ use crate::support::process::{sources, until};
 
 /// The bundled mock with a mark in it, so that it is another version.
 pub fn marked(mark: &str) -> Vec<u8> {
-    let path = sources().join("plugins/prebuilt/mock.wasm");
+    marked_of("mock", mark)
+}
+
+/// The same of any bundled plugin.
+pub fn marked_of(plugin: &str, mark: &str) -> Vec<u8> {
+    let path = sources().join(format!("plugins/prebuilt/{plugin}.wasm"));
     let mut bytes = fs::read(path).unwrap();
     let name = b"mark";
     let length = u8::try_from(1 + name.len() + mark.len()).unwrap();
