@@ -14,6 +14,7 @@ use crate::ids::{Digest, ShadowId};
 use crate::rollout::{Change, IllegalChange, RolloutRow, Share, verdict};
 use crate::route::RouteKey;
 use crate::selection::RolloutId;
+use crate::shadow::difference::{EFFECTS_REFUSED, End};
 use crate::shadow::verdict::Tally;
 use crate::shadow::{self, ShadowRow, ShadowRunRow};
 use crate::store::{HostRow, RolloutMove, ShadowRunFilter, Store, StoreError};
@@ -81,6 +82,9 @@ pub struct ShadowView {
     pub hosts: Vec<Readiness>,
     /// The latest that came to something else, newest first.
     pub sample: Vec<ShadowRunRow>,
+    /// Of the latest runs, how many could not do their work since side effects
+    /// are refused.
+    pub effects_refused: u64,
 }
 
 impl ShadowView {
@@ -110,7 +114,16 @@ impl ShadowView {
             limit: SAMPLE,
             ..ShadowRunFilter::default()
         };
+        let latest = ShadowRunFilter {
+            differing: false,
+            ..filter.clone()
+        };
+        let latest = store.shadow_runs(&latest).await?;
+        let refused = latest.iter().filter(|row| {
+            matches!(&row.run.candidate_seen.end, End::Nothing { code, .. } if code == EFFECTS_REFUSED)
+        });
         Ok(Some(Self {
+            effects_refused: refused.map(|_| 1).sum(),
             id: id.clone(),
             row,
             agreement: tally.agreement().share(),

@@ -36,8 +36,9 @@ pub enum ShadowCommand {
         /// How many of a hundred tasks.
         #[arg(long, value_name = "PERCENT", default_value = "100", value_parser = clap::value_parser!(u8).range(1..=100))]
         share: u8,
-        /// What it may do: `refuse` lets it only GET and HEAD, `allow` all that its
-        /// plugin may, with an idempotency key of its own.
+        /// What it may do: `refuse` lets it only GET and HEAD, so that an adapter of
+        /// a worker, which POSTs, says nothing; `allow` all that its plugin may, so
+        /// that the work is done twice, under an idempotency key of its own.
         #[arg(long, default_value = "refuse")]
         side_effects: Effects,
         /// Why; recorded with your name.
@@ -250,6 +251,15 @@ fn shown(view: &ShadowView) -> String {
     line(&mut text, format_args!("├─ differences: {kinds}"));
     for run in &view.sample {
         line(&mut text, format_args!("│    {}", run_line(run)));
+    }
+    if view.effects_refused > 0 {
+        line(
+            &mut text,
+            format_args!(
+                "├─ {} of the latest runs needed more than GET and HEAD, which is refused: stop it, and start it with `--side-effects allow` where the work may be done twice",
+                view.effects_refused
+            ),
+        );
     }
     for host in view.hosts.iter().filter(|host| !host.ready) {
         let host = &host.host;
