@@ -236,7 +236,7 @@ pub const SETTINGS: &[Setting] = &[
         "plugins_quiet_ms",
         "COGO_PLUGINS_QUIET_MS",
         Some("200"),
-        "how long a plugin's file must be left alone before it is read",
+        "how long a plugin's file must be left alone before it is read; a quarter where it was renamed into place",
     ),
     setting(
         "plugins_rescan_ms",

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind};
 use tokio::time::Instant;
 
@@ -14,6 +14,9 @@ use super::is_plugin_file;
 
 /// More names than this are not remembered one by one.
 const MAX_TOUCHED: usize = 4_096;
+/// What part of the quiet a file needs that was whole before it had its name:
+/// whoever renames a file into place has written it already.
+const OF_QUIET_WHEN_PLACED: u32 = 4;
 
 /// What happened since it was looked at last.
 #[derive(Debug, Default)]
@@ -29,6 +32,8 @@ enum Touched {
     Now,
     /// Left alone since.
     Since(Instant),
+    /// Renamed into place, and left alone since.
+    Placed(Instant),
     /// Written to, and not closed yet as far as is known.
     Writing(Instant),
 }
@@ -50,12 +55,18 @@ impl Pending {
             return false;
         }
         let mut heard = false;
-        for path in &event.paths {
+        for (n, path) in event.paths.iter().enumerate() {
             if directory.starts_with(path) {
                 self.everything = true;
                 heard = true;
             } else if path.parent() == Some(directory) && is_plugin_file(path) {
-                self.hear_of_file(path, &event.kind, now);
+                match event.kind {
+                    // The second path of two is the new one.
+                    EventKind::Modify(ModifyKind::Name(RenameMode::Both)) if n > 0 => {
+                        self.put(path.clone(), Touched::Placed(now));
+                    }
+                    kind => self.hear_of_file(path, &kind, now),
+                }
                 heard = true;
             }
         }
@@ -63,11 +74,18 @@ impl Pending {
     }
 
     fn hear_of_file(&mut self, path: &Path, kind: &EventKind, now: Instant) {
-        let writing = matches!(self.touched.get(path), Some(Touched::Writing(_)));
+        let before = self.touched.get(path).copied();
+        let writing = matches!(before, Some(Touched::Writing(_)));
+        let placed = matches!(before, Some(Touched::Placed(_)));
         let touched = match kind {
             EventKind::Modify(ModifyKind::Data(_)) => Touched::Writing(now),
             EventKind::Modify(ModifyKind::Metadata(_)) if writing => Touched::Writing(now),
-            // Closed, renamed, removed, made: whoever wrote before has ended, or
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Touched::Placed(now),
+            // Its writer held it open while renaming it, and wrote no more.
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) if placed => {
+                Touched::Placed(now)
+            }
+            // Closed, moved away, removed, made: whoever wrote before has ended, or
             // wrote something that lies elsewhere by now.
             _ => Touched::Since(now),
         };
@@ -145,6 +163,7 @@ impl Touched {
         match self {
             Self::Now => None,
             Self::Since(at) => Some(at + quiet),
+            Self::Placed(at) => Some(at + quiet / OF_QUIET_WHEN_PLACED),
             Self::Writing(at) => Some(at + patience.max(quiet)),
         }
     }
@@ -162,6 +181,7 @@ mod tests {
     const WRITTEN: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
     const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
     const MOVED_IN: EventKind = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+    const MOVED: EventKind = EventKind::Modify(ModifyKind::Name(RenameMode::Both));
     const REMOVED: EventKind = EventKind::Remove(RemoveKind::File);
     const CHMOD: EventKind = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
     const OPENED: EventKind = EventKind::Access(AccessKind::Open(AccessMode::Any));
@@ -199,12 +219,39 @@ mod tests {
     fn a_file_is_due_once_it_was_left_alone() {
         let mut bench = Bench::new();
         let file = "/a/plugins/mock.wasm";
-        assert!(bench.hear(0, MOVED_IN, file));
+        assert!(bench.hear(0, CLOSED, file));
         assert_eq!(bench.due(199), 0);
         assert!(bench.hear(150, CHMOD, file));
         assert_eq!(bench.due(349), 0);
         assert_eq!(bench.due(350), 1);
         assert_eq!(bench.due(10_000), 0);
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_into_place_is_due_sooner() {
+        let mut bench = Bench::new();
+        let (file, draft) = ("/a/plugins/mock.wasm", "/a/plugins/other.wasm");
+        assert!(bench.hear(0, MOVED_IN, file));
+        assert_eq!(bench.due(49), 0);
+        assert!(bench.hear(49, CLOSED, file), "it was still open");
+        assert_eq!(bench.due(98), 0);
+        assert_eq!(bench.due(99), 1);
+
+        // The name that it had is left alone for as long as any.
+        let event = Event::new(MOVED).add_path(draft.into());
+        let event = event.add_path(file.into());
+        let now = bench.at(100);
+        assert!(bench.pending.hear(&event, Path::new("/a/plugins"), now));
+        assert_eq!(bench.due(150), 1);
+        assert_eq!(bench.due(300), 1);
+
+        // Who renames first and writes then is waited for all the same.
+        assert!(bench.hear(400, MOVED_IN, file));
+        assert!(bench.hear(410, WRITTEN, file));
+        assert_eq!(bench.due(10_000), 0);
+        assert!(bench.hear(10_000, CLOSED, file));
+        assert_eq!(bench.due(10_199), 0);
+        assert_eq!(bench.due(10_200), 1);
     }
 
     #[test]
