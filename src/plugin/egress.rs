@@ -138,6 +138,15 @@ impl Allowed {
     }
 }
 
+/// What a plugin's own list lacks for an origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undeclared<'a> {
+    /// These keys of its configuration say what it calls, and have no value.
+    Unset(Vec<&'a str>),
+    /// Nothing that could cover it.
+    Missing,
+}
+
 /// Why a request must not go out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -185,6 +194,18 @@ impl Policy {
             Reach::Private => Err(Refusal::Private(origin)),
             Reach::Public | Reach::Never => Err(Refusal::Never(origin)),
         }
+    }
+
+    /// What the plugin's own list lacks for an origin; nothing where it covers it.
+    pub fn undeclared(&self, origin: &Origin) -> Option<Undeclared<'_>> {
+        if self.plugin.iter().any(|g| g.covers(origin)) {
+            return None;
+        }
+        let unset: Vec<&str> = self.plugin.iter().filter_map(Grant::unset_key).collect();
+        Some(match unset.is_empty() {
+            true => Undeclared::Missing,
+            false => Undeclared::Unset(unset),
+        })
     }
 
     /// The operator's grants as configuration spells them, with one more.

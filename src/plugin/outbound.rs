@@ -21,12 +21,13 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::attempt::{InShadow, LogLevel, SideEffects};
 use crate::ids::{PluginName, TraceId};
-use crate::plugin::egress::{self, Allowed, Origin, Policy, Refusal};
+use crate::plugin::egress::{Allowed, Origin, Policy};
 use crate::plugin::journal::{Fields, Journal, OpenSpan};
 use crate::plugin::limits::OutboundLimits;
 
 mod body;
 mod client;
+mod cure;
 mod failure;
 mod mock;
 
@@ -250,7 +251,9 @@ impl Way {
         match self.outlet.policy.judge(&url) {
             Ok(allowed) => Ok(Admitted { url, allowed, span }),
             Err(refusal) => {
-                self.journal.note(LogLevel::Warn, self.explain(&refusal));
+                let cure = cure::of(&refusal, &self.outlet);
+                let say = format!("request refused: {refusal}\n{cure}");
+                self.journal.note(LogLevel::Warn, say);
                 refuse(Error::HttpRequestDenied, &refusal.to_string())
             }
         }
@@ -276,31 +279,6 @@ impl Way {
             ("url".to_owned(), format!("{origin}{path}")),
         ]);
         self.journal.open("http", fields)
-    }
-
-    /// What the operator or the plugin's author can do about a refusal.
-    fn explain(&self, refusal: &Refusal) -> String {
-        let cure = match refusal {
-            Refusal::NotGranted(origin) | Refusal::Private(origin)
-                if self.outlet.grants_from == GrantsFrom::CommandLine =>
-            {
-                format!("to allow it, add --allow-host {origin}")
-            }
-            Refusal::NotGranted(origin) | Refusal::Private(origin) => format!(
-                "to allow it, put this into cogo.toml:\n[plugin.{}]\nallow = {}",
-                self.outlet.plugin,
-                self.outlet.policy.with_grant(origin)
-            ),
-            Refusal::NotDeclared(origin) => format!(
-                "the plugin's author adds {} to `egress` in its descriptor",
-                egress::toml_string(&origin.to_string())
-            ),
-            Refusal::Never(_) => "such addresses hand out credentials; no grant opens them".into(),
-            Refusal::Origin(_) => {
-                "plugins may call `http` and `https` URLs without a user name".into()
-            }
-        };
-        format!("request refused: {refusal}\n{cure}")
     }
 
     async fn send(

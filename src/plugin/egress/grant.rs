@@ -75,6 +75,14 @@ impl Grant {
         &self.text
     }
 
+    /// The configuration key that it refers to, where that has no value.
+    pub fn unset_key(&self) -> Option<&str> {
+        match self.pattern {
+            None => self.text.strip_prefix("config:"),
+            Some(_) => None,
+        }
+    }
+
     /// Whether it names exactly this origin.
     pub fn names(&self, origin: &Origin) -> bool {
         matches!(&self.pattern, Some(Pattern::Exact(named)) if named == origin)

@@ -275,6 +275,24 @@ fn both_lists_must_cover_an_origin() {
 }
 
 #[test]
+fn what_a_plugins_own_list_lacks_is_known() {
+    let lacks = |list: &[&str]| {
+        let grant = |text: &&str| Grant::parse(text, &BTreeMap::new()).unwrap();
+        let policy = Policy::new(Vec::new(), list.iter().map(grant).collect());
+        let origin = Origin::of(&Url::parse("https://a.test/x").unwrap()).unwrap();
+        match policy.undeclared(&origin) {
+            None => "nothing".to_owned(),
+            Some(Undeclared::Missing) => "an entry".to_owned(),
+            Some(Undeclared::Unset(keys)) => keys.join(", "),
+        }
+    };
+    assert_eq!(lacks(&["config:A", "https://a.test"]), "nothing");
+    assert_eq!(lacks(&["config:A", "https://b.test", "config:B"]), "A, B");
+    assert_eq!(lacks(&["https://b.test"]), "an entry");
+    assert_eq!(lacks(&[]), "an entry");
+}
+
+#[test]
 fn addresses_by_reach() {
     use Reach::{Never, Private, Public};
     for (ip, reach) in [
