@@ -430,21 +430,25 @@ impl RouteTable {
             if matches!(problem, Unrunnable::MissingConfig { .. }) && !runs {
                 continue;
             }
-            let hint = self.hint(key, &problem, flags);
+            let hint = self.hint(entry, &problem, flags);
             return Err(ConfigError::new(place(), problem.to_string()).hint(hint));
         }
         Ok(())
     }
 
     /// What the operator can do about a plugin that cannot run a route.
-    fn hint(&self, key: &RouteKey, problem: &Unrunnable, flags: &BusFlags) -> String {
+    fn hint(&self, entry: &RouteEntry, problem: &Unrunnable, flags: &BusFlags) -> String {
         let names =
             |keys: &[RouteKey]| -> Vec<String> { keys.iter().map(ToString::to_string).collect() };
         match problem {
             Unrunnable::NotLoaded(_) => {
                 let all = self.plugins.all();
                 let known: Vec<&str> = all.iter().map(|p| p.version.name.as_str()).collect();
-                format!("loaded plugins: {}", known.join(", "))
+                format!(
+                    "put its file into COGO_PLUGINS_DIR, or publish it with `cogo-host plugin publish FILE`, \
+                     before the host starts; `cogo-host plugin list` says why a file is refused; loaded plugins: {}",
+                    known.join(", ")
+                )
             }
             Unrunnable::NotHandled { plugin, .. } => {
                 let loaded = self.plugins.get(plugin, None);
@@ -453,15 +457,17 @@ impl RouteTable {
                     .unwrap_or_default();
                 format!("it handles: {}", handles.join(", "))
             }
-            Unrunnable::MissingConfig { missing, .. } => {
-                let off = match flags.get(key) {
-                    Some(_) => format!("`cogo-host flag set {key} off`"),
+            Unrunnable::MissingConfig { plugin, missing } => {
+                let set = missing_config(plugin, missing);
+                // There is no other plugin to fall back on.
+                if matches!(entry.plugins, RoutePlugins::Only(_)) {
+                    return set;
+                }
+                let off = match flags.get(&entry.key) {
+                    Some(_) => format!("`cogo-host flag set {} off`", entry.key),
                     None => "ENABLE_COGO_WORKER=false".to_owned(),
                 };
-                format!(
-                    "set {} in the environment or in cogo.toml, or turn the flag off ({off})",
-                    missing.join(", ")
-                )
+                format!("{set}; or turn the flag off ({off})")
             }
         }
     }
@@ -496,6 +502,16 @@ impl RouteTable {
             only_probe,
         })
     }
+}
+
+/// Where an operator gives a plugin the values that it lacks.
+fn missing_config(plugin: &PluginName, missing: &[String]) -> String {
+    let values: Vec<String> = missing.iter().map(|key| format!("{key} = \"…\"")).collect();
+    format!(
+        "set {} in the environment, or put `config = {{ {} }}` under `[plugin.{plugin}]` in cogo.toml",
+        missing.join(", "),
+        values.join(", ")
+    )
 }
 
 /// The dispatcher's route in the form of all others. No plugin has that name's
