@@ -8,7 +8,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         "plugin_trap",
         "the plugin crashed; the attempt is retried",
         "a panic, an abort, a stack overflow, an access outside of memory, or a call of `exit`",
-        "read the frames in the message, innermost first; run the task with `cogo-host plugin run` to see the log",
+        "read the frames in the message, innermost first, and the log, which holds what it said before, such as the message of a panic: `cogo-host trace ID` shows it, and `cogo-host plugin run` with the same task",
     ),
     entry(
         "plugin_memory_limit",

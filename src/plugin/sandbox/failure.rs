@@ -14,7 +14,25 @@ const FRAMES: usize = 8;
 /// How a function is called that has no name.
 const UNNAMED: &str = "<wasm function ";
 /// What to do about frames that say nothing.
-const NAMELESS: &str = "\n  (the component holds no function names: build it without stripping them to see which functions these are)";
+const NAMELESS: &str = "\n  (the component holds no function names: a build that keeps them shows where this is; what the plugin said before is in the log)";
+/// What a panic passes through between the place where it happened and the trap:
+/// how such functions begin, in Rust and in C.
+const PLUMBING: [&str; 14] = [
+    "rust_panic",
+    "__rustc::",
+    "std::panicking::",
+    "std::process::abort",
+    "std::sys::",
+    "std::alloc::",
+    "core::panicking::",
+    "core::option::expect_failed",
+    "core::option::unwrap_failed",
+    "core::result::unwrap_failed",
+    "alloc::alloc::",
+    "alloc::raw_vec::",
+    "abort",
+    "__abort",
+];
 /// The longest frame, in bytes.
 const FRAME_BYTES: usize = 200;
 
@@ -133,8 +151,8 @@ pub(crate) fn explain(cause: &wasmtime::Error, state: &State) -> String {
             limits.result_bytes
         ),
         Class::Memory => format!(
-            "it wanted more memory than the limit of {} bytes ({})",
-            limits.memory_bytes,
+            "it wanted more memory than the limit of {} MiB ({})",
+            limits.memory_bytes / (1 << 20),
             trap()
         ),
         Class::Limit if is_copy_limit(cause) => format!(
@@ -167,14 +185,34 @@ pub(crate) fn explain(cause: &wasmtime::Error, state: &State) -> String {
     said
 }
 
-/// The name of a Rust function without the hash that its symbol ends with.
-fn without_hash(name: &str) -> &str {
-    match name.rsplit_once("::h") {
-        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
-            path
-        }
+/// The name of a Rust function without the hashes of its symbol: the one that it
+/// ends with, or those behind the names of crates.
+fn without_hashes(name: &str) -> String {
+    let is_hash = |text: &str| text.len() >= 14 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let name = match name.rsplit_once("::h") {
+        Some((path, hash)) if is_hash(hash) => path,
         _ => name,
+    };
+    let mut parts = name.split('[');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(']') {
+            Some((hash, rest)) if is_hash(hash) => plain.push_str(rest),
+            _ => {
+                plain.push('[');
+                plain.push_str(part);
+            }
+        }
     }
+    plain
+}
+
+/// Whether a frame is of what a panic passes through.
+fn is_plumbing(frame: &str) -> bool {
+    let function = frame
+        .rsplit_once('!')
+        .map_or(frame, |(_, function)| function);
+    PLUMBING.iter().any(|known| function.starts_with(known))
 }
 
 /// The top frames of the guest's stack, with readable names.
@@ -188,8 +226,61 @@ fn frames(cause: &wasmtime::Error) -> Vec<String> {
     let frame = |line: &str| {
         let (_, frame) = line.trim().split_once(" - ")?;
         // A module without a name has nothing to say.
-        let frame = without_hash(frame.strip_prefix("<unknown>!").unwrap_or(frame));
-        Some(text::cut(text::one_line(frame.to_owned()), FRAME_BYTES))
+        let frame = without_hashes(frame.strip_prefix("<unknown>!").unwrap_or(frame));
+        Some(text::cut(text::one_line(frame), FRAME_BYTES))
     };
-    shown.lines().filter_map(frame).take(FRAMES).collect()
+    let mut frames: Vec<String> = shown.lines().filter_map(frame).collect();
+    // What is left is the plugin's own; where nothing is, all of it is shown.
+    let plumbing = frames.iter().take_while(|frame| is_plumbing(frame)).count();
+    if plumbing < frames.len() {
+        frames.drain(..plumbing);
+    }
+    frames.truncate(FRAMES);
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_functions_are_shown_without_their_hashes() {
+        for (symbol, shown) in [
+            (
+                "a.wasm!my_plugin::parse::h0123456789abcdef",
+                "a.wasm!my_plugin::parse",
+            ),
+            (
+                "a.wasm!std[a543996e6e7dbf1e]::fs::read",
+                "a.wasm!std::fs::read",
+            ),
+            (
+                "a.wasm!<my[b7974e8690430dd9]::T as core[c5930c85a12de822]::fmt::Debug>::fmt",
+                "a.wasm!<my::T as core::fmt::Debug>::fmt",
+            ),
+            ("a.wasm!<[u8] as my::T>::run", "a.wasm!<[u8] as my::T>::run"),
+            ("my::here::half", "my::here::half"),
+        ] {
+            assert_eq!(without_hashes(symbol), shown);
+        }
+    }
+
+    #[test]
+    fn a_panics_own_functions_are_told_from_the_plugins() {
+        for frame in [
+            "a.wasm!__rustc::rust_panic",
+            "a.wasm!std::panicking::panic_handler::{closure#0}",
+            "core::panicking::panic_bounds_check",
+            "libc.so!abort",
+            "rust_panic",
+        ] {
+            assert!(is_plumbing(frame), "{frame}");
+        }
+        for frame in [
+            "a.wasm!my_plugin::abort",
+            "cogo:executor/executor@0.1.0#execute",
+        ] {
+            assert!(!is_plumbing(frame), "{frame}");
+        }
+    }
 }
