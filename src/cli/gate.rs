@@ -56,7 +56,7 @@ pub async fn gate(context: Context, args: GateArgs) -> Outcome {
     output.json |= args.format == Format::Json;
     output.answer("gate", &data, || match args.format {
         Format::Table | Format::Json => table(&report, &scope),
-        Format::Junit => junit(&report),
+        Format::Junit => junit(&report, &scope),
         Format::Markdown => markdown(&report, &scope),
     })?;
     Ok(exit(report.verdict))
@@ -180,7 +180,7 @@ fn markdown(report: &GateReport, scope: &Scope) -> String {
 
 /// One suite, one case a check; an inconclusive check is an error, since no
 /// data never passes.
-fn junit(report: &GateReport) -> String {
+fn junit(report: &GateReport, scope: &Scope) -> String {
     let case = |check: &Check| {
         let said = format!(
             "{} {}, n={}; {}",
@@ -191,7 +191,7 @@ fn junit(report: &GateReport) -> String {
         );
         Case {
             name: check.name.to_string(),
-            seconds: None,
+            seconds: 0.0,
             result: match check.verdict {
                 Verdict::Pass => CaseResult::Pass,
                 Verdict::Fail => CaseResult::Failure(said),
@@ -199,8 +199,13 @@ fn junit(report: &GateReport) -> String {
             },
         }
     };
-    junit::report(&[Suite {
+    let gate = Suite {
         name: "gate",
+        properties: vec![
+            ("scope", described(scope)),
+            ("verdict", report.verdict.to_string()),
+        ],
         cases: report.checks.iter().map(case).collect(),
-    }])
+    };
+    junit::report(&junit::Run::here(), &[gate])
 }

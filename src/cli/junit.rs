@@ -1,18 +1,30 @@
-//! JUnit XML, as continuous integration reads it.
+//! JUnit XML, as continuous integration reads it: the layout of Ant, whose schema
+//! is the strictest of those in use. Every suite has its time, its machine and
+//! its properties, every case its time, every failure its type.
 
 use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+
+/// When and where suites were run.
+pub struct Run {
+    pub at: DateTime<Utc>,
+    pub machine: String,
+}
 
 /// A suite of cases.
 pub struct Suite<'a> {
     pub name: &'a str,
+    /// What was judged, such as the digest of a component.
+    pub properties: Vec<(&'a str, String)>,
     pub cases: Vec<Case>,
 }
 
 /// One case and how it came out.
 pub struct Case {
     pub name: String,
-    /// In seconds, where it was measured.
-    pub seconds: Option<f64>,
+    /// In seconds; nothing where there is nothing to measure.
+    pub seconds: f64,
     pub result: CaseResult,
 }
 
@@ -23,40 +35,68 @@ pub enum CaseResult {
     Error(String),
 }
 
-/// The report of all suites.
-pub fn report(suites: &[Suite<'_>]) -> String {
-    let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n".to_owned();
-    for suite in suites {
-        let count = |wanted: fn(&CaseResult) -> bool| {
-            let cases = suite.cases.iter();
-            cases.filter(|case| wanted(&case.result)).count()
-        };
-        let _ = writeln!(
-            text,
-            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"{}\">",
-            xml(suite.name),
-            suite.cases.len(),
-            count(|result| matches!(result, CaseResult::Failure(_))),
-            count(|result| matches!(result, CaseResult::Error(_))),
-        );
-        for case in &suite.cases {
-            write_case(&mut text, suite.name, case);
+impl Run {
+    /// Of this moment on this machine.
+    pub fn here() -> Self {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+        let name = name.unwrap_or_default().trim().to_owned();
+        Self {
+            at: Utc::now(),
+            machine: match name.is_empty() {
+                true => "localhost".to_owned(),
+                false => name,
+            },
         }
-        text += "  </testsuite>\n";
+    }
+}
+
+/// The report of all suites.
+pub fn report(run: &Run, suites: &[Suite<'_>]) -> String {
+    let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n".to_owned();
+    for (id, suite) in suites.iter().enumerate() {
+        write_suite(&mut text, run, id, suite);
     }
     text + "</testsuites>"
 }
 
+fn write_suite(text: &mut String, run: &Run, id: usize, suite: &Suite<'_>) {
+    let count = |wanted: fn(&CaseResult) -> bool| {
+        let cases = suite.cases.iter();
+        cases.filter(|case| wanted(&case.result)).count()
+    };
+    let _ = writeln!(
+        text,
+        "  <testsuite id=\"{id}\" package=\"cogo-host\" name=\"{}\" timestamp=\"{}\" hostname=\"{}\" \
+         tests=\"{}\" failures=\"{}\" errors=\"{}\" time=\"{:.3}\">",
+        xml(suite.name),
+        // In UTC, which the schema wants without saying so.
+        run.at.format("%Y-%m-%dT%H:%M:%S"),
+        xml(&run.machine),
+        suite.cases.len(),
+        count(|result| matches!(result, CaseResult::Failure(_))),
+        count(|result| matches!(result, CaseResult::Error(_))),
+        // The sum of no floats at all has a sign.
+        suite.cases.iter().fold(0.0, |sum, case| sum + case.seconds),
+    );
+    *text += "    <properties>\n";
+    for (name, value) in &suite.properties {
+        let (name, value) = (xml(name), xml(value));
+        let _ = writeln!(text, "      <property name=\"{name}\" value=\"{value}\"/>");
+    }
+    *text += "    </properties>\n";
+    for case in &suite.cases {
+        write_case(text, suite.name, case);
+    }
+    *text += "    <system-out/>\n    <system-err/>\n  </testsuite>\n";
+}
+
 fn write_case(text: &mut String, suite: &str, case: &Case) {
-    let time = case
-        .seconds
-        .map(|seconds| format!(" time=\"{seconds:.3}\""));
     let _ = write!(
         text,
-        "    <testcase classname=\"{}\" name=\"{}\"{}",
+        "    <testcase classname=\"{}\" name=\"{}\" time=\"{:.3}\"",
         xml(suite),
         xml(&case.name),
-        time.unwrap_or_default()
+        case.seconds
     );
     let (element, said) = match &case.result {
         CaseResult::Pass => {
@@ -68,13 +108,11 @@ fn write_case(text: &mut String, suite: &str, case: &Case) {
     };
     let first = xml(said.lines().next().unwrap_or_default());
     let rest = xml(said.split_once('\n').map_or("", |(_, rest)| rest));
-    let _ = match rest.is_empty() {
-        true => writeln!(text, "><{element} message=\"{first}\"/></testcase>"),
-        false => writeln!(
-            text,
-            "><{element} message=\"{first}\">{rest}</{element}></testcase>"
-        ),
-    };
+    let _ = writeln!(
+        text,
+        "><{element} type=\"{}\" message=\"{first}\">{rest}</{element}></testcase>",
+        xml(suite)
+    );
 }
 
 /// Escapes what markup would misread, and drops what XML cannot hold at all.
@@ -99,31 +137,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_plugin_says_cannot_break_the_markup() {
-        let case = |name: &str, result| Case {
+    fn the_layout_is_that_of_ant_and_nothing_said_breaks_it() {
+        let case = |name: &str, seconds, result| Case {
             name: name.to_owned(),
-            seconds: None,
+            seconds,
             result,
         };
-        let text = report(&[Suite {
+        let run = Run {
+            at: DateTime::from_timestamp(1_700_000_000, 5).unwrap(),
+            machine: "here".to_owned(),
+        };
+        let suite = Suite {
             name: "a&b",
+            properties: vec![("digest", "sha256:0".to_owned())],
             cases: vec![
-                case("fine", CaseResult::Pass),
+                case("fine", 0.25, CaseResult::Pass),
                 case(
                     "<x>",
+                    1.5,
                     CaseResult::Failure("\"no\"\n  - ]]>\u{0}".to_owned()),
                 ),
-                case("open", CaseResult::Error("cannot tell".to_owned())),
+                case("open", 0.0, CaseResult::Error("cannot tell".to_owned())),
             ],
-        }]);
+        };
+        let empty = Suite {
+            name: "c",
+            properties: Vec::new(),
+            cases: Vec::new(),
+        };
         assert_eq!(
-            text,
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n\
-             \x20 <testsuite name=\"a&amp;b\" tests=\"3\" failures=\"1\" errors=\"1\">\n\
-             \x20   <testcase classname=\"a&amp;b\" name=\"fine\"/>\n\
-             \x20   <testcase classname=\"a&amp;b\" name=\"&lt;x&gt;\"><failure message=\"&quot;no&quot;\">  - ]]&gt;\u{fffd}</failure></testcase>\n\
-             \x20   <testcase classname=\"a&amp;b\" name=\"open\"><error message=\"cannot tell\"/></testcase>\n\
-             \x20 </testsuite>\n</testsuites>"
+            report(&run, &[suite, empty]),
+            r#"<?xml version="1.0" encoding="UTF-8"?>
+<testsuites>
+  <testsuite id="0" package="cogo-host" name="a&amp;b" timestamp="2023-11-14T22:13:20" hostname="here" tests="3" failures="1" errors="1" time="1.750">
+    <properties>
+      <property name="digest" value="sha256:0"/>
+    </properties>
+    <testcase classname="a&amp;b" name="fine" time="0.250"/>
+    <testcase classname="a&amp;b" name="&lt;x&gt;" time="1.500"><failure type="a&amp;b" message="&quot;no&quot;">  - ]]&gt;�</failure></testcase>
+    <testcase classname="a&amp;b" name="open" time="0.000"><error type="a&amp;b" message="cannot tell"></error></testcase>
+    <system-out/>
+    <system-err/>
+  </testsuite>
+  <testsuite id="1" package="cogo-host" name="c" timestamp="2023-11-14T22:13:20" hostname="here" tests="0" failures="0" errors="0" time="0.000">
+    <properties>
+    </properties>
+    <system-out/>
+    <system-err/>
+  </testsuite>
+</testsuites>"#
         );
     }
 }

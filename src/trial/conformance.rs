@@ -25,6 +25,8 @@ pub struct Checked {
     pub check: Check,
     /// Why it does not hold; nothing where it does.
     pub failure: Option<String>,
+    /// What the check could not show, though nothing speaks against it.
+    pub open: Option<String>,
 }
 
 /// What is asked of an executor.
@@ -86,6 +88,8 @@ impl Check {
 
 /// How long an attempt of the battery may run.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// How many tasks of a route meet each answer; more show nothing new.
+const MOST_SAMPLES: usize = 4;
 /// When it is asked to stop.
 const STOP_AFTER: Duration = Duration::from_millis(100);
 /// Payloads that no plugin can mean anything with. None that breaks off: the
@@ -96,13 +100,15 @@ const NO_OBJECTS: [&str; 4] = ["", "[]", "null", "\"text\""];
 pub struct Battery<'a> {
     pub trials: &'a Trials,
     pub candidate: &'a Candidate,
-    /// What it works with; a battery without one tries empty payloads.
-    pub sample: Option<(&'a TrialTask, &'a Setup)>,
+    /// Tasks that it works with, and what is around them. Where there is none for
+    /// a route, the least that the contract allows is tried.
+    pub samples: Vec<(&'a TrialTask, Setup)>,
 }
 
 impl Battery<'_> {
     /// Runs one check.
     pub async fn run(&self, check: Check) -> Checked {
+        let mut open = None;
         let failure = match check {
             Check::Describe => self.describe().await.err(),
             Check::Exports => self.exports().err(),
@@ -110,10 +116,17 @@ impl Battery<'_> {
             Check::HostileTask => self.hostile_task().await.err(),
             Check::HostileAnswer => self.hostile_answer().await.err(),
             Check::NoConfig => self.no_config().await.err(),
-            Check::Deadline => self.gives_way(None).await.err(),
-            Check::Cancel => self.gives_way(Some(STOP_AFTER)).await.err(),
+            Check::Deadline | Check::Cancel => {
+                let stop_after = (check == Check::Cancel).then_some(STOP_AFTER);
+                let found = self.gives_way(stop_after).await;
+                found.map(|found| open = found).err()
+            }
         };
-        Checked { check, failure }
+        Checked {
+            check,
+            failure,
+            open,
+        }
     }
 
     async fn descriptor(&self) -> Result<Descriptor, String> {
@@ -145,27 +158,33 @@ impl Battery<'_> {
         Ok(self.descriptor().await?.handles)
     }
 
-    /// The setup of the sample with these rules in place of its own.
-    fn setup(&self, rules: &Value) -> Setup {
-        let setup = self.sample.map(|(_, setup)| setup.clone());
-        let mock = HttpMock::parse(rules).unwrap_or_default();
-        Setup {
-            wire: Wire::Mock(Arc::new(mock)),
-            ..setup.unwrap_or_default()
+    /// The samples for a route; never none.
+    fn samples(&self, route: &RouteKey) -> Vec<(TrialTask, Setup)> {
+        let of_route = |task: &TrialTask| task.route.as_ref().is_none_or(|r| r == route);
+        let samples = self.samples.iter().filter(|(task, _)| of_route(task));
+        let mut samples: Vec<(TrialTask, Setup)> = samples
+            .map(|(task, setup)| ((*task).clone(), setup.clone()))
+            .collect();
+        if samples.is_empty() {
+            let setup = self.samples.first().map(|(_, setup)| setup.clone());
+            samples.push((
+                TrialTask::of(&sample_payload(route)),
+                setup.unwrap_or_default(),
+            ));
         }
+        for (task, _) in &mut samples {
+            task.route = Some(route.clone());
+            task.deadline = Some(DEADLINE);
+            task.stop = None;
+        }
+        samples
     }
 
-    /// A task for a route: the sample where it is for that route.
-    fn task(&self, route: &RouteKey) -> TrialTask {
-        let sample = self.sample.map(|(task, _)| task);
-        let sample = sample.filter(|task| task.route.as_ref().is_none_or(|r| r == route));
-        let task = sample.cloned();
-        TrialTask {
-            route: Some(route.clone()),
-            deadline: Some(DEADLINE),
-            stop: None,
-            ..task.unwrap_or_else(|| TrialTask::of(&sample_payload(route)))
-        }
+    /// The first sample for a route, whose requests meet these rules.
+    fn sample(&self, route: &RouteKey, rules: &Value) -> (TrialTask, Setup) {
+        let mut samples = self.samples(route);
+        let (task, setup) = samples.swap_remove(0);
+        (task, with_rules(setup, rules))
     }
 
     async fn attempt(
@@ -182,12 +201,13 @@ impl Battery<'_> {
 
     async fn bad_payload(&self) -> Result<(), String> {
         for route in self.routes().await? {
+            let (sample, setup) = self.sample(&route, &json!([]));
             for payload in NO_OBJECTS {
                 let task = TrialTask {
                     payload: payload.to_owned(),
-                    ..self.task(&route)
+                    ..sample.clone()
                 };
-                let (observed, _) = self.attempt(&self.setup(&json!([])), &task).await?;
+                let (observed, _) = self.attempt(&setup, &task).await?;
                 if observed.outcome != OutcomeName::Permanent {
                     return Err(format!(
                         "on {route}, the payload `{payload}` was {}",
@@ -201,6 +221,7 @@ impl Battery<'_> {
 
     async fn hostile_task(&self) -> Result<(), String> {
         for route in self.routes().await? {
+            let (sample, setup) = self.sample(&route, &json!([]));
             for (what, payload) in hostile_payloads() {
                 let task = TrialTask {
                     payload,
@@ -209,9 +230,9 @@ impl Battery<'_> {
                     attempt: u32::MAX,
                     max_attempts: u32::MAX,
                     shard: i32::MIN,
-                    ..self.task(&route)
+                    ..sample.clone()
                 };
-                let (observed, _) = self.attempt(&self.setup(&json!([])), &task).await?;
+                let (observed, _) = self.attempt(&setup, &task).await?;
                 no_trap(&observed, || format!("on {route}, {what}"))?;
             }
         }
@@ -223,9 +244,11 @@ impl Battery<'_> {
             for (what, answer) in hostile_answers() {
                 let mut rule = json!({ "url": { "$any": "string" } });
                 merge(&mut rule, answer);
-                let setup = self.setup(&json!([rule]));
-                let (observed, _) = self.attempt(&setup, &self.task(&route)).await?;
-                no_trap(&observed, || format!("on {route}, {what}"))?;
+                let rules = json!([rule]);
+                for (task, setup) in self.samples(&route).into_iter().take(MOST_SAMPLES) {
+                    let (observed, _) = self.attempt(&with_rules(setup, &rules), &task).await?;
+                    no_trap(&observed, || format!("on {route}, {what}"))?;
+                }
             }
         }
         Ok(())
@@ -233,45 +256,71 @@ impl Battery<'_> {
 
     async fn no_config(&self) -> Result<(), String> {
         for route in self.routes().await? {
-            let setup = Setup {
-                config: BTreeMap::new(),
-                ..self.setup(&json!([]))
-            };
-            let (observed, _) = self.attempt(&setup, &self.task(&route)).await?;
-            no_trap(&observed, || format!("on {route}"))?;
+            for (task, setup) in self.samples(&route).into_iter().take(MOST_SAMPLES) {
+                let setup = Setup {
+                    config: BTreeMap::new(),
+                    ..with_rules(setup, &json!([]))
+                };
+                let (observed, _) = self.attempt(&setup, &task).await?;
+                no_trap(&observed, || format!("on {route}"))?;
+            }
         }
         Ok(())
     }
 
-    /// Whether it ends by itself while everything it calls is slow.
-    async fn gives_way(&self, stop_after: Option<Duration>) -> Result<(), String> {
+    /// Whether it ends by itself while everything it calls is slow; where no task
+    /// kept it busy for that long, what would have to.
+    async fn gives_way(&self, stop_after: Option<Duration>) -> Result<Option<String>, String> {
         let never = json!([{
             "url": { "$any": "string" },
             "delay_ms": 3_600_000,
             "fail": "response-timeout",
         }]);
+        // When it is told, and when it would be cut off.
+        let (told, end) = match stop_after {
+            Some(after) => (after, after + GRACE),
+            None => (DEADLINE * 3 / 4, DEADLINE),
+        };
+        let mut idle = Vec::new();
         for route in self.routes().await? {
-            let (deadline, end) = match stop_after {
-                Some(after) => (4 * (after + GRACE), after + GRACE),
-                None => (DEADLINE, DEADLINE),
-            };
-            let task = TrialTask {
-                deadline: Some(deadline),
-                stop: stop_after.map(|after| Stop {
+            let mut busy = false;
+            for (mut task, setup) in self.samples(&route) {
+                task.deadline = Some(if stop_after.is_some() { 4 * end } else { end });
+                task.stop = stop_after.map(|after| Stop {
                     after,
                     reason: StopReason::Cancelled,
-                }),
-                ..self.task(&route)
-            };
-            let (observed, took) = self.attempt(&self.setup(&never), &task).await?;
-            if took >= end {
-                return Err(format!(
-                    "on {route}, the host had to cut it off: wait with the stop signal, or ask `host.stop` in every long loop"
-                ));
+                });
+                let (observed, took) = self.attempt(&with_rules(setup, &never), &task).await?;
+                if took >= end {
+                    return Err(format!(
+                        "on {route}, the host had to cut it off: wait with the stop signal, or ask `host.stop` in every long loop"
+                    ));
+                }
+                no_trap(&observed, || format!("on {route}"))?;
+                busy = took >= told;
+                if busy {
+                    break;
+                }
             }
-            no_trap(&observed, || format!("on {route}"))?;
+            if !busy {
+                idle.push(format!("`{route}`"));
+            }
         }
-        Ok(())
+        Ok((!idle.is_empty()).then(|| {
+            format!(
+                "no golden task keeps it waiting on {}: one that calls a server would show it",
+                idle.join(", ")
+            )
+        }))
+    }
+}
+
+/// A setup whose requests meet these rules in place of its own.
+fn with_rules(setup: Setup, rules: &Value) -> Setup {
+    let mock = HttpMock::parse(rules).unwrap_or_default();
+    Setup {
+        wire: Wire::Mock(Arc::new(mock)),
+        ..setup
     }
 }
 

@@ -18,7 +18,8 @@ use crate::trial::{Setup, Trials};
 
 #[derive(Args)]
 pub struct InspectArgs {
-    /// The component, or the name of a bundled plugin.
+    /// The component, the directory that it was built in, or the name of a
+    /// bundled plugin.
     file: PathBuf,
     /// Print its world in WIT, too.
     #[arg(long)]
@@ -30,7 +31,7 @@ pub struct InspectArgs {
     after_help = "Examples:\n  cogo-host plugin check my-plugin.wasm\n  cogo-host plugin check plugins/*.wasm --json\n\nThe codes are explained by `cogo-host explain CODE`."
 )]
 pub struct CheckArgs {
-    /// Components.
+    /// Components, or the directories that they were built in.
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }

@@ -9,7 +9,7 @@ use url::form_urlencoded;
 use super::super::connection::Connection;
 use super::super::output::{Exit, Failure, Outcome};
 use super::super::{Context, run};
-use super::refused;
+use super::{refused, subject};
 use crate::api::{PublishRefused, PublishView, RetractRefused, RetractView};
 use crate::config::Config;
 use crate::control::{Decider, Decision, Reason};
@@ -25,6 +25,11 @@ pub fn publish(
     reason: Option<Reason>,
 ) -> Outcome {
     let config = context.config()?;
+    let within = file
+        .is_dir()
+        .then(|| subject::component_of(file))
+        .transpose()?;
+    let file = within.as_deref().unwrap_or(file);
     let candidate = Candidate::read(file, None).map_err(|error| {
         let exit = if file.exists() {
             Exit::Usage

@@ -43,7 +43,8 @@ type Stamp = (std::time::SystemTime, u64);
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
-    /// The component, or the name of a bundled plugin.
+    /// The component, the directory that it was built in, or the name of a
+    /// bundled plugin.
     file: PathBuf,
     /// The task: a JSON file, `-` for stdin, JSON itself, or fields of the
     /// payload, whose values are JSON where they can be; fields go last and win.
@@ -324,8 +325,12 @@ impl RunArgs {
     fn stamps(&self) -> Vec<Option<Stamp>> {
         let tasks = self.task.iter().filter(|text| !is_field(text));
         let paths = tasks.map(|text| Path::new(text.trim_start_matches('@')));
+        let component = match self.file.is_dir() {
+            true => subject::component_of(&self.file).ok(),
+            false => None,
+        };
         let paths = paths
-            .chain([self.file.as_path()])
+            .chain([component.as_deref().unwrap_or(&self.file)])
             .chain(self.http_mock.as_deref());
         paths
             .map(|path| {

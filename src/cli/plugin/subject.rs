@@ -1,6 +1,6 @@
 //! The component that a command is about, and the sandbox to try it in.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
 
@@ -15,12 +15,15 @@ use crate::plugin::load::Candidate;
 use crate::plugin::sandbox::{LogTap, Runtimes};
 use crate::trial::Trials;
 
-/// Reads a component from its file; a name without a file is that of a bundled
-/// plugin.
+/// Reads a component from its file, or from the directory of its sources; a name
+/// without a file is that of a bundled plugin.
 ///
 /// # Errors
-/// `P102` with the nearest file or bundled plugin, `P101` for what is too large.
+/// `P102` with the nearest file or bundled plugin, `P101` for what is too large,
+/// those of [`component_of`] for a directory.
 pub fn read(file: &Path) -> Outcome<Candidate> {
+    let within = file.is_dir().then(|| component_of(file)).transpose()?;
+    let file = within.as_deref().unwrap_or(file);
     if !file.exists() {
         let name = file.to_string_lossy();
         let named = |candidate: &Candidate| {
@@ -44,6 +47,42 @@ pub fn read(file: &Path) -> Outcome<Candidate> {
             ),
         }
     })
+}
+
+/// The component of a plugin's directory: the only `*.wasm` in it, or NAME.wasm
+/// here for a directory NAME.
+///
+/// # Errors
+/// `component_missing`, or `component_ambiguous` where there are several.
+pub fn component_of(directory: &Path) -> Outcome<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_component = |path: &PathBuf| path.extension().is_some_and(|e| e == "wasm");
+    let mut found: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_component).collect();
+    found.sort();
+    let here = directory.canonicalize().ok().and_then(|path| {
+        let name = path.file_name()?.to_str()?.to_owned();
+        Some(PathBuf::from(format!("{name}.wasm")))
+    });
+    match (found.as_slice(), here) {
+        ([only], _) => Ok(only.clone()),
+        ([], Some(here)) if here.is_file() => Ok(here),
+        ([], _) => {
+            let shown = directory.display();
+            let message = format!("there is no component in {shown}");
+            Err(
+                Failure::message(Exit::NotFound, "component_missing", message)
+                    .hint(format!("build it with `cogo-host plugin build {shown}`")),
+            )
+        }
+        (several, _) => {
+            let names: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
+            let message = format!("there are several components: {}", names.join(", "));
+            Err(
+                Failure::message(Exit::Usage, "component_ambiguous", message)
+                    .hint("name the file of the one that is meant"),
+            )
+        }
+    }
 }
 
 /// The file or bundled plugin whose name is most alike.

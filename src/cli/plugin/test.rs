@@ -12,6 +12,7 @@ use super::super::output::{Exit, Failure, Outcome};
 use super::subject;
 use crate::cli::Context;
 use crate::expect::{Difference, Expectation};
+use crate::ids::Digest;
 use crate::millis::millis;
 use crate::plugin::load::Candidate;
 use crate::trial::conformance::{Battery, Check};
@@ -64,21 +65,36 @@ struct Tested {
     updated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
+    /// What it could not show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open: Option<String>,
+}
+
+/// What was tested, for reports.
+struct Tests {
+    components: Vec<(&'static str, Candidate)>,
+    tested: Vec<Tested>,
 }
 
 pub fn test(context: &Context, args: TestArgs) -> Outcome {
     let goldens = Golden::find(&args.directory).map_err(unreadable)?;
-    let tested = subject::with_trials(context, None, async |trials| {
-        match args.compare.as_slice() {
+    let Tests { components, tested } = subject::with_trials(context, None, async |trials| {
+        Ok(match args.compare.as_slice() {
             [old, new] => {
                 let (old, new) = (subject::read(old)?, subject::read(new)?);
-                compare(trials, &goldens, &old, &new).await
+                Tests {
+                    tested: compare(trials, &goldens, &old, &new).await?,
+                    components: vec![("old", old), ("new", new)],
+                }
             }
             _ => {
                 let candidate = subject::read(&component(&args)?)?;
-                all(trials, &args, &goldens, &candidate).await
+                Tests {
+                    tested: all(trials, &args, &goldens, &candidate).await?,
+                    components: vec![("component", candidate)],
+                }
             }
-        }
+        })
     })?;
     if tested.is_empty() {
         let message = format!("there is no golden task in {}", args.directory.display());
@@ -86,7 +102,7 @@ pub fn test(context: &Context, args: TestArgs) -> Outcome {
             .hint("write NAME.task.json there; `cogo-host explain golden-tasks` shows one"));
     }
     if let Some(file) = &args.junit {
-        write_junit(file, &tested)?;
+        write_junit(file, &components, &tested)?;
     }
     context
         .output
@@ -105,35 +121,14 @@ fn component(args: &TestArgs) -> Outcome<PathBuf> {
     if let Some(file) = &args.component {
         return Ok(file.clone());
     }
-    let directory = &args.directory;
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let is_component = |path: &PathBuf| path.extension().is_some_and(|e| e == "wasm");
-    let mut found: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_component).collect();
-    found.sort();
-    let here = directory.canonicalize().ok().and_then(|path| {
-        let name = path.file_name()?.to_str()?.to_owned();
-        Some(PathBuf::from(format!("{name}.wasm")))
-    });
-    match (found.as_slice(), here) {
-        ([only], _) => Ok(only.clone()),
-        ([], Some(here)) if here.is_file() => Ok(here),
-        ([], _) => {
-            let message = format!("there is no component in {}", directory.display());
-            let hint = format!(
-                "build it with `cogo-host plugin build {}`, or name it with --component",
-                directory.display()
-            );
-            Err(Failure::message(Exit::NotFound, "component_missing", message).hint(hint))
+    subject::component_of(&args.directory).map_err(|failure| match failure.code.as_str() {
+        "component_ambiguous" => failure.hint("name one with --component"),
+        "component_missing" => {
+            let built = failure.hint.clone().unwrap_or_default();
+            failure.hint(format!("{built}, or name it with --component"))
         }
-        (several, _) => {
-            let names: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
-            let message = format!("there are several components: {}", names.join(", "));
-            Err(
-                Failure::message(Exit::Usage, "component_ambiguous", message)
-                    .hint("name one with --component"),
-            )
-        }
-    }
+        _ => failure,
+    })
 }
 
 async fn all(
@@ -149,14 +144,13 @@ async fn all(
     if args.golden_only {
         return Ok(tested);
     }
-    let setup = goldens.first().map(Golden::setup);
     let battery = Battery {
         trials,
         candidate,
-        sample: goldens
-            .first()
-            .map(|golden| &golden.given.task)
-            .zip(setup.as_ref()),
+        samples: goldens
+            .iter()
+            .map(|golden| (&golden.given.task, golden.setup()))
+            .collect(),
     };
     for check in Check::ALL {
         let start = Instant::now();
@@ -171,6 +165,7 @@ async fn all(
             passed: failure.is_none(),
             updated: false,
             failure,
+            open: checked.open,
         });
     }
     Ok(tested)
@@ -189,6 +184,7 @@ async fn one(
         passed: true,
         updated: false,
         failure: None,
+        open: None,
     };
     let tried = match golden.run(trials, candidate.clone()).await {
         Ok(tried) => tried,
@@ -265,6 +261,7 @@ async fn compare(
             passed: failure.is_none(),
             updated: false,
             failure,
+            open: None,
         });
     }
     Ok(tested)
@@ -287,6 +284,9 @@ fn shown(tested: &[Tested]) -> String {
         for line in one.failure.iter().flat_map(|failure| failure.lines()) {
             let _ = writeln!(text, "        {line}");
         }
+        if let Some(open) = &one.open {
+            let _ = writeln!(text, "        not shown: {open}");
+        }
     }
     let passed = tested.iter().filter(|one| one.passed).count();
     let _ = write!(text, "{passed} of {} passed", tested.len());
@@ -299,9 +299,18 @@ fn shown(tested: &[Tested]) -> String {
     text
 }
 
-fn write_junit(file: &Path, tested: &[Tested]) -> Outcome<()> {
+fn write_junit(
+    file: &Path,
+    components: &[(&'static str, Candidate)],
+    tested: &[Tested],
+) -> Outcome<()> {
+    let property = |(name, candidate): &(&'static str, Candidate)| {
+        let digest = Digest::of(&candidate.bytes);
+        (*name, format!("{} {digest}", candidate.place))
+    };
     let suite = |name: &'static str| Suite {
         name,
+        properties: components.iter().map(property).collect(),
         cases: tested
             .iter()
             .filter(|one| one.suite == name)
@@ -310,7 +319,7 @@ fn write_junit(file: &Path, tested: &[Tested]) -> Outcome<()> {
     };
     let suites = ["golden", "conformance", "compare"].map(suite);
     let suites: Vec<Suite<'_>> = suites.into_iter().filter(|s| !s.cases.is_empty()).collect();
-    std::fs::write(file, junit::report(&suites) + "\n").map_err(|error| {
+    std::fs::write(file, junit::report(&junit::Run::here(), &suites) + "\n").map_err(|error| {
         let error = anyhow::Error::new(error).context(format!("cannot write {}", file.display()));
         Failure::new(Exit::Usage, "output_unwritable", error)
     })
@@ -319,7 +328,7 @@ fn write_junit(file: &Path, tested: &[Tested]) -> Outcome<()> {
 fn case(one: &Tested) -> Case {
     Case {
         name: one.name.clone(),
-        seconds: Some(one.took_ms as f64 / 1000.0),
+        seconds: one.took_ms as f64 / 1000.0,
         result: match &one.failure {
             Some(failure) => CaseResult::Failure(failure.clone()),
             None => CaseResult::Pass,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::guest::{Guest, Returns};
 use crate::support::process::{Finished, Installation};
 
 struct Shelf(Installation);
@@ -135,9 +136,109 @@ fn the_junit_report_names_each_test() {
     let args = ["--golden-only", "--junit", "report.xml"];
     let _ = shelf.test("mock", &args).expect(1);
     let report = std::fs::read_to_string(shelf.0.path().join("report.xml")).unwrap();
-    assert!(
-        report.contains("<testsuite name=\"golden\" tests=\"1\" failures=\"1\""),
-        "{report}"
-    );
-    assert!(report.contains("<failure message=\"outcome\">"), "{report}");
+    for part in [
+        "name=\"golden\" timestamp=\"20",
+        "tests=\"1\" failures=\"1\" errors=\"0\" time=\"",
+        "<property name=\"component\" value=\"bundled mock sha256:",
+        "<failure type=\"golden\" message=\"outcome\">",
+    ] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+}
+
+/// What the battery says of a plugin, by the names of its checks.
+fn battery(shelf: &Shelf, component: &str) -> Vec<(String, String)> {
+    let tested = shelf.test(component, &["--json"]);
+    let tested = tested.data();
+    let of_battery = tested.as_array().unwrap().iter();
+    let of_battery = of_battery.filter(|test| test["suite"] == "conformance");
+    let word = |test: &Value| match (&test["failure"], &test["open"]) {
+        (Value::String(failure), _) => format!("fails: {failure}"),
+        (_, Value::String(open)) => format!("open: {open}"),
+        _ => "holds".to_owned(),
+    };
+    of_battery
+        .map(|test| (test["name"].as_str().unwrap().to_owned(), word(test)))
+        .collect()
+}
+
+fn said<'a>(found: &'a [(String, String)], check: &str) -> &'a str {
+    let found = found.iter().find(|(name, _)| name == check);
+    &found.unwrap().1
+}
+
+#[test]
+fn giving_way_is_shown_by_a_task_that_waits_and_by_no_other() {
+    let shelf = Shelf::new();
+    let quick = json!({ "route": "code/build-test", "payload": {} });
+    shelf.write("a.task.json", &quick);
+    let found = battery(&shelf, "mock");
+    for check in ["deadline-obeyed", "cancel-noticed"] {
+        let open = said(&found, check);
+        assert!(open.starts_with("open: no golden task keeps it"), "{open}");
+        assert!(open.contains("`code/build-test`"), "{open}");
+    }
+    // One for each route, behind the one that does not wait.
+    for route in ["code/build-test", "codegen/generate", "sandbox/run"] {
+        let waits = json!({
+            "route": route,
+            "payload": { "command": "ls", "spec": "x", "mock": { "behaviour": "stall" } },
+        });
+        shelf.write(&format!("b-{}.task.json", route.replace('/', "-")), &waits);
+    }
+    let found = battery(&shelf, "mock");
+    assert_eq!(said(&found, "deadline-obeyed"), "holds");
+    assert_eq!(said(&found, "cancel-noticed"), "holds");
+}
+
+#[test]
+fn an_executor_that_does_not_give_way_is_told_so() {
+    let shelf = Shelf::new();
+    let loops = json!({
+        "route": "code/build-test",
+        "payload": { "mock": { "behaviour": "loop" } },
+    });
+    shelf.write("loops.task.json", &loops);
+    let found = battery(&shelf, "mock");
+    for check in ["deadline-obeyed", "cancel-noticed"] {
+        let fails = said(&found, check);
+        assert!(fails.contains("the host had to cut it off"), "{fails}");
+        assert!(fails.contains("`host.stop`"), "{fails}");
+    }
+    assert_eq!(said(&found, "describe-deterministic"), "holds");
+}
+
+#[test]
+fn an_executor_that_trusts_everybody_is_told_so() {
+    let shelf = Shelf::new();
+    let write = |guest: &Guest| {
+        let bytes = guest.component();
+        std::fs::write(shelf.0.path().join("guest.wasm"), bytes).unwrap();
+    };
+    // Whatever it is given, it is content.
+    let content = Returns::Sandbox {
+        exit_code: 0,
+        stdout: String::new(),
+    };
+    write(&Guest::returning(content));
+    let fails = battery(&shelf, "guest.wasm");
+    let fails = said(&fails, "bad-payload-permanent");
+    assert!(fails.contains("the payload `` was completed"), "{fails}");
+    // Whatever it is given, it traps.
+    write(&Guest::new("unreachable"));
+    let found = battery(&shelf, "guest.wasm");
+    for (check, part) in [
+        (
+            "hostile-task-no-trap",
+            "an empty object: retryable (plugin_trap",
+        ),
+        (
+            "hostile-answer-no-trap",
+            "an empty answer: retryable (plugin_trap",
+        ),
+        ("no-config-no-trap", "retryable (plugin_trap"),
+    ] {
+        let fails = said(&found, check);
+        assert!(fails.contains(part), "{fails}");
+    }
 }
