@@ -10,6 +10,7 @@ mod connection;
 mod decide;
 mod demo;
 mod doctor;
+mod examples;
 mod explain;
 mod fallback;
 mod flag;
@@ -33,7 +34,7 @@ mod trace;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Config, Layers};
 use crate::telemetry::{self, Verbosity};
@@ -155,7 +156,8 @@ impl Context {
 /// Parses the arguments, runs the command, reports its failure.
 pub fn main() -> ExitCode {
     complete::answer_shell();
-    let cli = match Cli::try_parse() {
+    let typed = examples::added(Cli::command()).try_get_matches();
+    let cli = match typed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers; anything else is a mistake.

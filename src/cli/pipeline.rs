@@ -33,7 +33,10 @@ pub enum PipelineCommand {
         limit: u32,
     },
     /// End a run, and the task that it waits for.
-    Cancel { task_id: String },
+    Cancel {
+        /// As `pipeline start --task-id` named it.
+        task_id: String,
+    },
 }
 
 #[derive(Args)]

@@ -48,6 +48,7 @@ pub enum PluginCommand {
     /// trusted key signed it, it becomes a candidate. What is published never
     /// changes: another version needs another number.
     Publish {
+        /// The component, or the directory that it was built in.
         file: PathBuf,
         /// Its signature as minisign writes it; FILE.minisig where it exists.
         #[arg(long, value_name = "FILE")]
@@ -69,6 +70,7 @@ pub enum PluginCommand {
     /// It stays until another is promoted; in development, until the plugin's
     /// file changes.
     Rollback {
+        /// The plugin.
         name: PluginName,
         /// Which version: the first digits of its digest, as `plugin list`
         /// shows them. By default the latest that was not itself rolled back.

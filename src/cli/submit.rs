@@ -91,13 +91,10 @@ pub async fn submit(context: Context, args: SubmitArgs) -> Outcome {
                 submitted.id, submitted.trace_id
             )
         })?;
-        if !connection.has_host().await? {
-            context
-                .output
-                .note("no host serves this bus now; `cogo-host run` executes the task");
-        }
+        tell_of_no_host(&connection, context.output).await?;
         return Ok(Exit::Ok);
     }
+    tell_of_no_host(&connection, context.output).await?;
     let waiting = wait(&connection, &submitted, context.output);
     let task = match args.timeout {
         Some(timeout) => tokio::time::timeout(timeout, waiting).await.map_err(|_| {
@@ -131,6 +128,14 @@ pub async fn submit(context: Context, args: SubmitArgs) -> Outcome {
         submitted.trace_id
     ));
     Ok(exit(&task))
+}
+
+/// A task that nobody executes waits without a word; so does who waits for it.
+async fn tell_of_no_host(connection: &Connection, output: Output) -> Outcome<()> {
+    if !connection.has_host().await? {
+        output.note("no host serves this bus now; `cogo-host run` executes the task");
+    }
+    Ok(())
 }
 
 /// A task that has ended, and what other versions came to beside it.

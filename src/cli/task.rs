@@ -32,11 +32,20 @@ pub enum TaskCommand {
         limit: u32,
     },
     /// Show one task with its attempts.
-    Show { id: MessageId },
+    Show {
+        /// As `task list` and `submit` show it.
+        id: MessageId,
+    },
     /// Cancel a task, waiting or running.
-    Cancel { id: MessageId },
+    Cancel {
+        /// As `task list` and `submit` show it.
+        id: MessageId,
+    },
     /// Put a task that has ended on the bus once more, as a new task.
-    Retry { id: MessageId },
+    Retry {
+        /// As `task list` and `submit` show it.
+        id: MessageId,
+    },
 }
 
 pub async fn task(context: Context, command: TaskCommand) -> Outcome {

@@ -19,6 +19,7 @@ use crate::trace::{AttemptView, TaskView, TraceView};
 
 #[derive(Args)]
 pub struct TraceArgs {
+    /// The trace id, as `submit` and `task show` tell it.
     id: TraceId,
 }
 

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::expect::Difference;
 use crate::host;
 use crate::ids::{Digest, PluginName};
+use crate::millis::millis;
 use crate::packaging::{self, LockFile, Packaged, Watch};
 use crate::plugin::load::{Candidate, Loader, Plugin, Source};
 use crate::plugin::sandbox::Runtimes;
@@ -54,9 +55,15 @@ struct Round {
     name: PluginName,
     version: String,
     digest: Digest,
-    compile_ms: u128,
-    /// From the end of the compiler to the result.
-    result_ms: u128,
+    compile_ms: u64,
+    /// Until the machine code was there and the plugin had said what it is.
+    check_ms: u64,
+    /// What the golden tasks took.
+    test_ms: u64,
+    /// Until a host served it, where one runs.
+    serve_ms: u64,
+    /// From the end of the compiler to the result: the three together.
+    result_ms: u64,
     /// How many golden tasks came out as expected.
     golden: usize,
     /// Where the component was put.
@@ -153,7 +160,9 @@ impl Bench<'_> {
             .map_err(build::unbuilt)?;
         let compiled = Instant::now();
         let plugin = self.check(&packaged).await?;
+        let checked = Instant::now();
         let golden = self.test(&packaged).await?;
+        let tested = Instant::now();
         let file = match &self.into {
             None => None,
             Some(into) => Some(put(into, &plugin, &packaged.bytes)?),
@@ -166,8 +175,11 @@ impl Bench<'_> {
             name: plugin.name().clone(),
             version: plugin.descriptor().version.to_string(),
             digest: plugin.digest(),
-            compile_ms: compiled.duration_since(started).as_millis(),
-            result_ms: compiled.elapsed().as_millis(),
+            compile_ms: millis(compiled - started),
+            check_ms: millis(checked - compiled),
+            test_ms: millis(tested - checked),
+            serve_ms: millis(tested.elapsed()),
+            result_ms: millis(compiled.elapsed()),
             golden,
             file,
             served,

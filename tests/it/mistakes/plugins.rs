@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::guest::fetch::Fetch;
 use crate::guest::{Guest, RESULT, Returns};
 use crate::support::process::Installation;
 
@@ -157,7 +158,7 @@ fn files_that_are_no_component() {
     large.set_len(40 << 20).unwrap();
     check("a-file-too-large", "large.wasm", 2);
     std::fs::create_dir(desk.path("directory.wasm")).unwrap();
-    check("a-directory", "directory.wasm", 2);
+    check("a-directory", "directory.wasm", 4);
     check("a-typo-in-the-file", "modul.wasm", 4);
     check("a-typo-in-a-bundled-name", "cogo-worke", 4);
     check("no-such-file", "dist/plugin.wasm", 4);
@@ -206,11 +207,19 @@ fn attempts_that_fail() {
         &[&worker[..], &url[..]].concat(),
     );
     desk.json("answers.json", &json!([]));
+    let calling = Fetch::get("api.test", "/").guest();
+    desk.guest("calls.wasm", &calling.clone().egress(&["config:API"]));
+    let unset = ["plugin", "run", "calls.wasm", "--task", "command=ls"];
+    desk.said("a-key-that-says-what-it-calls", &unset, 0);
+    let allowed = [&unset[..], &["--allow-host", "http://api.test"]].concat();
+    desk.said("an-allowed-host-and-no-key", &allowed, 0);
+    desk.guest("calls.wasm", &calling);
+    desk.said("an-origin-that-is-not-declared", &allowed, 0);
     let mocked = [&worker[..], &url[..], &["--http-mock", "answers.json"]].concat();
     run("a-request-without-an-answer", &mocked);
     run("a-missing-config-value", &worker);
     steered("too-much-memory", r#"{"behaviour":"allocate"}"#);
-    steered("a-trap-without-names", r#"{"behaviour":"trap"}"#);
+    steered("a-trap-of-a-bundled-plugin", r#"{"behaviour":"trap"}"#);
     steered(
         "a-report-of-another-role",
         r#"{"behaviour":"wrong-report"}"#,
