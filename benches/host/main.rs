@@ -95,6 +95,9 @@ fn main() {
     if runs("postgres") {
         postgres::throughput();
     }
+    if runs("hint") {
+        postgres::latency();
+    }
     if runs("claims") {
         claims::flat();
     }

@@ -205,6 +205,10 @@ pub fn throughput() {
         "postgres: two processes to one (≥ 1.3)   {:8.2}",
         hosts.ratio
     );
+}
+
+pub fn latency() {
+    let bench = Bench::new();
     let waits = bench.io.block_on(waits(&bench));
     for (percent, name) in [(50, "p50         "), (95, "p95 (aim ≤ 2)")] {
         println!(

@@ -22,6 +22,7 @@ use serde::Serialize;
 use sqlx::postgres::PgRow;
 
 use self::candidate::{Candidate, adopt, candidate};
+use self::lanes::At;
 use super::connection::Turn;
 use super::rollout::write_sides;
 use super::row::{micros, micros_of, ms_since, to_json};
@@ -246,19 +247,31 @@ fn len32(candidates: &[Candidate]) -> u32 {
 }
 
 async fn claim_due(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Vec<Candidate>> {
+    let may_guess = store.lanes.lock().may_guess(&request.wants);
+    if may_guess {
+        let candidates = take_from(store, request, At::Last).await?;
+        if !candidates.is_empty() {
+            store.lanes.lock().guessed(&request.wants);
+            return Ok(candidates);
+        }
+    }
     let fresh = lanes::look_again(store, &request.wants).await?;
-    let candidates = take_known(store, request).await?;
+    let candidates = take_from(store, request, At::Known).await?;
     if fresh || !candidates.is_empty() {
         return Ok(candidates);
     }
     // What is known holds nothing: before that is said, a look at everything.
     lanes::look(store, &request.wants).await?;
-    take_known(store, request).await
+    take_from(store, request, At::Known).await
 }
 
-/// Takes what is due of the lanes that are known.
-async fn take_known(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Vec<Candidate>> {
-    let stops = stops(store, request)?;
+/// Takes what is due of some lanes.
+async fn take_from(
+    store: &PostgresStore,
+    request: &ClaimRequest<'_>,
+    at: At,
+) -> Step<Vec<Candidate>> {
+    let stops = stops(store, request, at)?;
     let Some(stops) = stops else {
         return Ok(Vec::new());
     };
@@ -273,12 +286,12 @@ async fn take_known(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<V
 }
 
 /// The stops of a claim as JSON; none where no lane is known.
-fn stops(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Option<String>> {
+fn stops(store: &PostgresStore, request: &ClaimRequest<'_>, at: At) -> Step<Option<String>> {
     let lanes = store.lanes.lock();
     let mut cells = Vec::new();
     for (place, want) in request.wants.iter().enumerate() {
         let room = want.limit.min(request.limit);
-        let stops = lanes.stops(place, want, room);
+        let stops = lanes.stops(place, want, room, at);
         cells.extend(stops.into_iter().map(|stop| {
             StopCells {
                 place: stop.place,

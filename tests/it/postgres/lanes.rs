@@ -70,6 +70,31 @@ async fn before_a_store_says_that_nothing_waits_it_looks_at_everything() {
 }
 
 #[tokio::test]
+async fn a_store_that_idles_guesses_where_the_next_task_is_and_then_looks() {
+    let url = migrated().await;
+    let store = open_as_shipped(&url).await;
+    let hand = Hand::new();
+    store.enqueue(&tasks(DOCS, 1)).await.unwrap();
+    assert_eq!(drain(&store, &hand).await.len(), 1);
+    let mut urgent = tasks(DOCS, 1);
+    urgent[0].priority = 9;
+    let usual = tasks(DOCS, 2);
+    store.enqueue(&usual).await.unwrap();
+    store.enqueue(&urgent).await.unwrap();
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        order.extend(
+            hand.claim(&store, DOCS, 1)
+                .await
+                .iter()
+                .map(|claim| claim.id),
+        );
+    }
+    // One guess, and no second one before a look.
+    assert_eq!(order, [usual[0].id, urgent[0].id, usual[1].id]);
+}
+
+#[tokio::test]
 async fn the_next_look_finds_what_came_in_below() {
     let url = migrated().await;
     let (store, hand) = remembering(&url).await;

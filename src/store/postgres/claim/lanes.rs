@@ -7,6 +7,9 @@
 //! look finds is remembered, with the due time below which a lane held nothing,
 //! and claims begin there.
 //!
+//! Where nothing waits, the lanes that did last are a guess at where the next
+//! task comes in: a host that idles claims there before it looks.
+//!
 //! **Invariant:** what is remembered is a hint. A claim that finds nothing by it
 //! looks again before it says so, and a claim that finds something looks again
 //! once [`LONGEST`] is over, at the latest: a row that came into a lane nobody
@@ -108,11 +111,24 @@ fn asked(want: &Want) -> Asked {
 /// What a look at the lanes of one want has shown.
 struct Known {
     lanes: Vec<Lane>,
+    /// Where there are none: those of the last look that showed any.
+    last: Vec<Lane>,
+    /// A guess took something since the look: there may be more, elsewhere too.
+    guessed: bool,
     /// Below this due time a lane held nothing, in microseconds since 1970.
     since: HashMap<Lane, Option<i64>>,
     looked: Instant,
     /// How long the look took.
     cost: Duration,
+}
+
+/// Where a claim takes from.
+#[derive(Clone, Copy)]
+pub(super) enum At {
+    /// Where something is known to wait.
+    Known,
+    /// Where something waited last.
+    Last,
 }
 
 /// What this host remembers of the lanes, and whom it served last.
@@ -136,10 +152,31 @@ impl Lanes {
         })
     }
 
-    pub(super) fn stops(&self, place: usize, want: &Want, room: u32) -> Vec<Stop<'_>> {
+    pub(super) fn stops(&self, place: usize, want: &Want, room: u32, at: At) -> Vec<Stop<'_>> {
         let known = self.known.get(&asked(want));
-        let lanes = known.map_or(&[][..], |known| known.lanes.as_slice());
+        let lanes = known.map_or(&[][..], |known| match at {
+            At::Known => known.lanes.as_slice(),
+            At::Last => known.last.as_slice(),
+        });
         self.turns.stops(place, want, room, lanes)
+    }
+
+    /// Whether nothing waited anywhere, so that a guess goes before nobody.
+    pub(super) fn may_guess(&self, wants: &[Want]) -> bool {
+        self.trusted.is_none_or(|trusted| !trusted.is_zero())
+            && wants.iter().all(|want| {
+                let known = self.known.get(&asked(want));
+                known.is_some_and(|known| known.lanes.is_empty() && !known.guessed)
+            })
+    }
+
+    /// Notes that a guess took something, so that a look comes before the next.
+    pub(super) fn guessed(&mut self, wants: &[Want]) {
+        for want in wants {
+            if let Some(known) = self.known.get_mut(&asked(want)) {
+                known.guessed = true;
+            }
+        }
     }
 
     pub(super) fn since(&self, want: &Want, lane: &Lane) -> Option<i64> {
@@ -193,8 +230,18 @@ pub(super) async fn look(store: &PostgresStore, wants: &[Want]) -> Step<()> {
     }
     let mut lanes = store.lanes.lock();
     for (want, since) in wants.iter().zip(found) {
+        let before = lanes.known.remove(&asked(want));
+        let last =
+            before
+                .filter(|_| since.is_empty())
+                .map(|before| match before.lanes.is_empty() {
+                    true => before.last,
+                    false => before.lanes,
+                });
         let known = Known {
             lanes: since.keys().cloned().collect(),
+            last: last.unwrap_or_default(),
+            guessed: false,
             since,
             looked: begun,
             cost,
