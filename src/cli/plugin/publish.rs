@@ -159,7 +159,10 @@ fn shown(done: &PublishView, config: &Config) -> String {
     }
     let next = match config.stage {
         Stage::Development => {
-            format!("hosts in development serve it at once; `cogo-host plugin list` shows {plugin}")
+            format!(
+                "hosts in development serve it at once, but for those with a file of {plugin} in their plugins directory; \
+                 `cogo-host plugin list` shows which"
+            )
         }
         Stage::Staging => {
             format!("hosts in staging have it as a candidate of {plugin}, for a rollout")
