@@ -54,7 +54,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("intake", &["ids", "payload", "route", "task"]),
     (
         "pipeline",
-        &["event", "gate", "ids", "intake", "route", "task"],
+        &["attempt", "event", "gate", "ids", "intake", "route", "task"],
     ),
     (
         "routing",
@@ -135,7 +135,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "attempt", "event", "gate", "ids", "route", "shadow", "store", "task",
         ],
     ),
-    ("runs", &["event", "ids", "pipeline", "store"]),
+    ("runs", &["event", "gate", "ids", "pipeline", "store"]),
     (
         "steering",
         &[
