@@ -164,7 +164,8 @@ async fn a_file_that_can_be_no_plugins_is_shown() {
     let refused = here.swapper.directory().unwrap().refused_files;
     assert!(refused[0].failure.message.contains("`My Plugin`"));
     fs::remove_file(here.at("My Plugin.wasm")).unwrap();
-    here.put("guest.wasm", &version(1).component());
+    // Written in place, it is looked at no sooner than what is gone.
+    fs::write(here.at("guest.wasm"), version(1).component()).unwrap();
     here.expect("plugin_loaded").await;
     assert!(here.swapper.directory().unwrap().refused_files.is_empty());
 }

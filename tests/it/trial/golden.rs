@@ -182,6 +182,7 @@ fn giving_way_is_shown_by_a_task_that_waits_and_by_no_other() {
     for route in ["code/build-test", "codegen/generate", "sandbox/run"] {
         let waits = json!({
             "route": route,
+            "deadline_ms": 100,
             "payload": { "command": "ls", "spec": "x", "mock": { "behaviour": "stall" } },
         });
         shelf.write(&format!("b-{}.task.json", route.replace('/', "-")), &waits);
@@ -196,6 +197,7 @@ fn an_executor_that_does_not_give_way_is_told_so() {
     let shelf = Shelf::new();
     let loops = json!({
         "route": "code/build-test",
+        "deadline_ms": 100,
         "payload": { "mock": { "behaviour": "loop" } },
     });
     shelf.write("loops.task.json", &loops);
