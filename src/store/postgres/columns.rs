@@ -1,9 +1,10 @@
 //! A batch as one array a column, which the server takes apart in a fraction of
 //! the time that it needs for records out of JSON.
 //!
-//! Statements unnest them in a list of results, not in `FROM`, where the server
-//! would write down each column before it puts rows together: a third of a
-//! settlement.
+//! What grows with a batch is unnested in a list of results, not in `FROM`,
+//! where the server would write down each column before it puts rows together:
+//! a third of a settlement. It must never be left to the server in which order
+//! rows of a batch come: where that counts, a column says it.
 
 /// Declares a row, and the columns of a batch of such rows, which bind to as
 /// many parameters in the order of the fields.

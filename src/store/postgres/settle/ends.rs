@@ -1,5 +1,6 @@
 //! The ends of attempts as the settling statement reads them: a row each, and
-//! the artifacts and forwarded tasks of all of them.
+//! the artifacts and forwarded tasks of all of them. Nothing here decides how a
+//! task goes on; that has come with its settlement.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -11,7 +12,7 @@ use super::super::Step;
 use super::super::columns::columns;
 use super::super::enqueue::TaskCells;
 use super::super::row::{clean, int, micros, to_json};
-use crate::attempt::{Blame, Kind};
+use crate::attempt::{Blame, Problem};
 use crate::ids::{Digest, MessageId};
 use crate::millis::millis;
 use crate::store::{Settlement, audit};
@@ -104,7 +105,7 @@ impl<'a> EndColumns<'a> {
             plugin: plugin.map(|p| p.name.as_str()),
             version: plugin.map(|p| clean(&p.version)),
             digest: plugin.map(|p| p.digest.to_string()),
-            kind: plugin.map(|p| Kind::as_str(p.kind)),
+            kind: plugin.map(|p| p.kind.as_str()),
             stage: record.stage.as_str(),
             why: record.why.as_ref().map(to_json).transpose()?,
             wait_ms: int(record.wait_ms),
@@ -160,7 +161,7 @@ impl<'a> EndCells<'a> {
     }
 }
 
-fn error_text(problem: &crate::attempt::Problem) -> String {
+fn error_text(problem: &Problem) -> String {
     clean(&audit::error_text(problem)).into_owned()
 }
 
