@@ -22,6 +22,7 @@ mod examine;
 mod head;
 mod hint;
 mod hosts;
+mod parts;
 mod pipelines;
 mod published;
 mod read;

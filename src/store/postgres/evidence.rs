@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::connection::Turn;
+use super::parts::from_parts;
 use super::row::micros;
 use super::{PgCells, PostgresStore, Step};
 use crate::gate::{Evidence, Scope};
@@ -33,17 +34,19 @@ macro_rules! in_scope {
 macro_rules! no_smoke {
     () => {
         concat!(
-            "a.message_id NOT IN (
-    SELECT id FROM agent_messages
-    WHERE trace_id >= '",
-            smoke_prefix!(),
-            "' AND trace_id < '",
-            smoke_prefix!(),
-            "z'
-      AND starts_with(trace_id, '",
-            smoke_prefix!(),
-            "')
-  )"
+            "a.message_id NOT IN ",
+            from_parts!(
+                "id",
+                concat!(
+                    "trace_id >= '",
+                    smoke_prefix!(),
+                    "' AND trace_id < '",
+                    smoke_prefix!(),
+                    "z' AND starts_with(trace_id, '",
+                    smoke_prefix!(),
+                    "')"
+                )
+            )
         )
     };
 }
@@ -89,10 +92,14 @@ GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"
 const ENDED_TRACE: &str = select_ended!(trace);
 const ENDED_WINDOW: &str = select_ended!(window);
 
-const UNSETTLED_TRACE: &str = "
+const UNSETTLED_TRACE: &str = concat!(
+    "
 SELECT count(*) AS n
-FROM agent_messages
-WHERE trace_id = $1 AND status IN ('queued', 'claimed')";
+FROM ",
+    from_parts!("status", "trace_id = $1"),
+    " AS m
+WHERE status IN ('queued', 'claimed')"
+);
 
 const BUILDTESTS_TRACE: &str = "
 SELECT count(*) AS n
@@ -124,11 +131,12 @@ SELECT count(*) AS n,
     };
 }
 
-const WAITS_TRACE: &str = select_waits!(
-    "FROM agent_messages AS m
-JOIN executor_attempts AS a ON a.message_id = m.id
-WHERE m.trace_id = $1"
-);
+const WAITS_TRACE: &str = select_waits!(concat!(
+    "FROM ",
+    from_parts!("id", "trace_id = $1"),
+    " AS m
+JOIN executor_attempts AS a ON a.message_id = m.id"
+));
 
 const WAITS_WINDOW: &str = select_waits!(concat!(
     "FROM executor_attempts AS a

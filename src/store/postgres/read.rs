@@ -3,7 +3,7 @@
 use sqlx::{Postgres, QueryBuilder};
 
 use super::row::{clamped, clean, instant};
-use super::{PgCells, PostgresStore, Step, schema};
+use super::{PgCells, PostgresStore, Step, parts, schema};
 use crate::event::Event;
 use crate::ids::MessageId;
 use crate::route::Route;
@@ -193,10 +193,37 @@ pub(super) async fn task(store: &PostgresStore, id: MessageId) -> Step<Option<Ta
 }
 
 pub(super) async fn tasks(store: &PostgresStore, filter: &TaskFilter) -> Step<Vec<TaskRow>> {
+    const NEWEST: &str = " ORDER BY agent_messages.created_at DESC, id DESC LIMIT ";
+    // The newest of each part, and of these the newest.
     let mut query: QueryBuilder<Postgres> = QueryBuilder::new(SELECT_TASKS);
-    if let Some(status) = filter.status {
-        query.push(" AND status = ").push_bind(status.as_str());
+    query.push(" AND id IN (SELECT id FROM (");
+    for (at, part) in parts::holding(filter.status).into_iter().enumerate() {
+        query.push(if at > 0 { " UNION ALL " } else { "" });
+        query.push("(SELECT id, created_at FROM agent_messages WHERE ");
+        query.push(part);
+        narrow(&mut query, filter);
+        query.push(NEWEST).push_bind(i64::from(filter.limit));
+        query.push(")");
     }
+    query.push(") AS agent_messages").push(NEWEST);
+    query.push_bind(i64::from(filter.limit)).push(")");
+    query.push(NEWEST).push_bind(i64::from(filter.limit));
+    let mut turn = store.connections.turn().await?;
+    let query = query.build().persistent(!store.is_pooled());
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    rows.iter()
+        .map(|row| rows::task(&PgCells::of("agent_messages", row)))
+        .collect()
+}
+
+/// What a filter asks of a task, besides where it is looked for.
+fn narrow(query: &mut QueryBuilder<Postgres>, filter: &TaskFilter) {
+    // In words of the statement, so that the planner sees which index knows it.
+    query.push(match filter.status {
+        Some(status) => format!(" AND status = '{}'", status.as_str()),
+        None => " AND status IN ('queued', 'claimed', 'done', 'failed')".to_owned(),
+    });
     if let Some(route) = &filter.route {
         query
             .push(" AND service = ")
@@ -215,16 +242,6 @@ pub(super) async fn tasks(store: &PostgresStore, filter: &TaskFilter) -> Step<Ve
             .push(" AND task_id = ")
             .push_bind(clean(task_id).into_owned());
     }
-    query
-        .push(" ORDER BY agent_messages.created_at DESC, id DESC LIMIT ")
-        .push_bind(i64::from(filter.limit));
-    let mut turn = store.connections.turn().await?;
-    let query = query.build().persistent(!store.is_pooled());
-    let rows = query.fetch_all(turn.conn()).await?;
-    turn.finish().await?;
-    rows.iter()
-        .map(|row| rows::task(&PgCells::of("agent_messages", row)))
-        .collect()
 }
 
 pub(super) async fn attempts(store: &PostgresStore, id: MessageId) -> Step<Vec<AttemptRow>> {

@@ -40,7 +40,7 @@ async fn what_is_wrong_is_found_and_named() {
     execute(
         &mut conn,
         &format!(
-            "DROP INDEX cogo_messages_trace;
+            "DROP INDEX cogo_messages_unclaimed_trace;
              ALTER TABLE agent_messages SET (autovacuum_enabled = false);
              INSERT INTO executor_waiters (holder, until)
                SELECT 'h' || i, now() FROM generate_series(1, 60000) AS i;
@@ -60,7 +60,11 @@ async fn what_is_wrong_is_found_and_named() {
         }
     };
     for (id, wanted, part) in [
-        ("postgres.schema", State::Fail, "cogo_messages_trace"),
+        (
+            "postgres.schema",
+            State::Fail,
+            "cogo_messages_unclaimed_trace",
+        ),
         ("postgres.autovacuum", State::Warn, "off for agent_messages"),
         ("postgres.bloat", State::Warn, "executor_waiters"),
         ("postgres.leases", State::Warn, "1 not rescued"),

@@ -8,7 +8,7 @@ use crate::support::postgres::cluster::Cluster;
 use crate::support::postgres::{cluster, connect, empty, execute, open, superuser, texts};
 
 /// The version of the schema that this build knows.
-const KNOWN: i64 = 8;
+const KNOWN: i64 = 9;
 
 /// As an installation made them: only the original columns, nullable where its
 /// dashboard leaves them so, events numbered by nothing.
@@ -238,7 +238,7 @@ async fn an_index_that_broke_off_is_made_again() {
         &mut conn,
         "UPDATE pg_index SET indisvalid = false
          WHERE indexrelid = 'cogo_messages_turn'::regclass;
-         DROP INDEX cogo_messages_trace",
+         DROP INDEX cogo_messages_unclaimed_trace",
     )
     .await;
     let repaired = store.migrate(false).await.unwrap();
@@ -249,14 +249,15 @@ async fn an_index_that_broke_off_is_made_again() {
 }
 
 #[tokio::test]
-async fn an_index_that_another_replaced_is_dropped_once_that_is_there() {
+async fn indexes_that_others_replaced_are_dropped_once_those_are_there() {
     let url = crate::support::postgres::migrated().await;
     let mut conn = connect(&url).await;
-    // As the first version left it.
+    // As earlier versions left it.
     execute(
         &mut conn,
-        "DROP INDEX cogo_messages_turn;
+        "DROP INDEX cogo_messages_turn, cogo_messages_unclaimed_trace;
          CREATE INDEX cogo_messages_due ON agent_messages (service) WHERE status = 'queued';
+         CREATE INDEX cogo_messages_trace ON agent_messages (trace_id);
          UPDATE cogo_host_schema SET version = 1",
     )
     .await;
@@ -267,7 +268,9 @@ async fn an_index_that_another_replaced_is_dropped_once_that_is_there() {
     ));
     let run = store.migrate(false).await.unwrap();
     let kinds: Vec<_> = run.statements.iter().map(|s| &s[..10]).collect();
-    assert_eq!(kinds, ["CREATE IND", "DROP INDEX", "INSERT INT"], "{run:?}");
+    let (create, drop) = ("CREATE IND", "DROP INDEX");
+    let wanted = [create, create, drop, drop, "INSERT INT"];
+    assert_eq!(kinds, wanted, "{run:?}");
     store.check_schema().await.unwrap();
     assert!(store.migrate(false).await.unwrap().statements.is_empty());
 }

@@ -169,20 +169,9 @@ async fn rows_of_routes_nobody_wants_are_untouched(bed: &Bed) {
     );
 }
 
-/// Another worker claims the row, knowing only the original columns.
-async fn steal(bed: &Bed, id: MessageId) {
-    bed.watch.meddled(id);
-    let sql = format!(
-        "UPDATE agent_messages SET status = 'claimed', claimed_by = 'ts-worker',
-           claimed_at = created_at, attempts = attempts + 1
-         WHERE id = '{id}'"
-    );
-    bed.door.execute(&sql).await;
-}
-
 async fn a_foreign_claim_is_left_alone(bed: &Bed) {
     let id = bed.foreign(DOCS, "{}").await;
-    steal(bed, id).await;
+    bed.steal(id).await;
     bed.age_task(id, "claimed_at", Duration::from_secs(9999))
         .await;
     let hand = Hand::new();
@@ -203,7 +192,7 @@ async fn a_foreign_claim_is_taken_over_where_the_route_says_so(bed: &Bed) {
         .unwrap();
     let young = bed.foreign(DOCS, "{}").await;
     for id in [old, ours.id, young] {
-        steal(bed, id).await;
+        bed.steal(id).await;
     }
     bed.age_task(old, "claimed_at", Duration::from_secs(200))
         .await;
@@ -232,7 +221,7 @@ async fn a_foreign_claim_is_taken_over_where_the_route_says_so(bed: &Bed) {
 
 async fn a_foreign_claim_can_be_asked_to_cancel(bed: &Bed) {
     let id = bed.foreign(DOCS, "{}").await;
-    steal(bed, id).await;
+    bed.steal(id).await;
     let answer = bed.store.cancel(id, "me").await.unwrap();
     assert_eq!(answer, Some(Cancelled::Requested));
     let row = bed.store.task(id).await.unwrap().unwrap();
@@ -261,7 +250,7 @@ async fn a_foreign_worker_that_steals_a_row_fences_us_off(bed: &Bed) {
     bed.store.enqueue(std::slice::from_ref(&new)).await.unwrap();
     let hand = Hand::new();
     let claim = hand.claim_one(&*bed.store, DOCS).await;
-    steal(bed, new.id).await;
+    bed.steal(new.id).await;
     let answer = bed.store.renew(&hand.id, &[claim.fence()], LEASE).await;
     assert_eq!(answer.unwrap(), [Renewal::Lost]);
     let answer = bed

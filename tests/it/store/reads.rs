@@ -18,6 +18,7 @@ use crate::support::hand::{
 
 conformance!(
     tasks_are_listed_newest_first_by_filter,
+    tasks_are_found_alike_in_every_state,
     events_are_listed_by_filter_and_followed_by_id,
     latency_is_by_nearest_rank_within_route_and_time,
     depth_counts_each_status_and_the_oldest_due,
@@ -74,6 +75,65 @@ async fn tasks_are_listed_newest_first_by_filter(bed: &Bed) {
         ..all
     };
     assert!(list(status).await.is_empty());
+}
+
+async fn tasks_are_found_alike_in_every_state(bed: &Bed) {
+    let trace = TraceId::generate();
+    let mut new = tasks(DOCS, 5);
+    for task in &mut new {
+        task.trace_id = trace.clone();
+        task.task_id = Some("T-1".to_owned());
+    }
+    bed.store.enqueue(&new).await.unwrap();
+    for (i, task) in (1_u32..).zip(&new) {
+        bed.age_task(task.id, "created_at", Duration::from_secs(10) * i)
+            .await;
+    }
+    // The oldest first: one ends, one fails, one stays claimed, and a foreign
+    // worker takes the next; the newest waits.
+    let hand = Hand::new();
+    let claims = hand.claim(&*bed.store, DOCS, 3).await;
+    hand.end(&*bed.store, &claims[0], done()).await;
+    hand.end(&*bed.store, &claims[1], failed("plugin.trap"))
+        .await;
+    bed.steal(new[1].id).await;
+    let list = async |filter: TaskFilter| {
+        let rows = bed.store.tasks(&filter).await.unwrap();
+        rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    let all = TaskFilter {
+        limit: 10,
+        ..TaskFilter::default()
+    };
+    let by_trace = TaskFilter {
+        trace_id: Some(trace),
+        ..all.clone()
+    };
+    let by_label = TaskFilter {
+        task_id: Some("T-1".to_owned()),
+        ..all.clone()
+    };
+    let ids: Vec<_> = new.iter().map(|t| t.id).collect();
+    for filter in [&all, &by_trace, &by_label] {
+        assert_eq!(list(filter.clone()).await, ids);
+        let fewer = TaskFilter {
+            limit: 3,
+            ..filter.clone()
+        };
+        assert_eq!(list(fewer).await, ids[..3]);
+        for (status, found) in [
+            (Status::Queued, &ids[..1]),
+            (Status::Claimed, &ids[1..3]),
+            (Status::Failed, &ids[3..4]),
+            (Status::Done, &ids[4..]),
+        ] {
+            let status = TaskFilter {
+                status: Some(status),
+                ..filter.clone()
+            };
+            assert_eq!(list(status).await, found);
+        }
+    }
 }
 
 fn event(event_type: &str, trace: &TraceId) -> NewEvent {

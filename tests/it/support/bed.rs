@@ -60,6 +60,17 @@ impl Bed {
         id
     }
 
+    /// Another worker claims the row, knowing only the original columns.
+    pub async fn steal(&self, id: MessageId) {
+        self.watch.meddled(id);
+        let sql = format!(
+            "UPDATE agent_messages SET status = 'claimed', claimed_by = 'ts-worker',
+               claimed_at = created_at, attempts = attempts + 1
+             WHERE id = '{id}'"
+        );
+        self.door.execute(&sql).await;
+    }
+
     /// Lets a claimed task's lease be over.
     pub async fn end_lease(&self, id: MessageId) {
         let which = format!("id = '{id}'");
