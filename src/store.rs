@@ -12,6 +12,7 @@ mod control;
 mod error;
 mod host;
 mod lease;
+mod next_row;
 mod pipelines;
 mod postgres;
 mod rollout;

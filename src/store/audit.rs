@@ -4,6 +4,8 @@
 //! Pure: rows in, events out. What an attempt's end leaves is made by
 //! [`crate::event::Subject::settled`] before the store sees it.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -298,17 +300,17 @@ pub fn fits(route: &RouteKey, case: Option<&str>) -> bool {
 }
 
 /// The `error` column of a task that waits again since its lease expired.
-pub fn lost_error() -> String {
+pub fn lost_error() -> Cow<'static, str> {
     let message = "the host vanished while it ran the task";
     error_text(&Problem::new(LEASE_EXPIRED, message, Blame::Host))
 }
 
 /// The `error` column of a problem: other programs read it.
-pub fn error_text(problem: &Problem) -> String {
+pub fn error_text(problem: &Problem) -> Cow<'static, str> {
     if problem.code == CANCELLED {
-        CANCELLED.to_owned()
+        CANCELLED.into()
     } else {
-        format!("{}: {}", problem.code, problem.message)
+        format!("{}: {}", problem.code, problem.message).into()
     }
 }
 

@@ -4,6 +4,7 @@
 //! rows that cannot be helped never hides the rest. Rows that another host
 //! sweeps are skipped.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::Serialize;
@@ -130,7 +131,7 @@ WHERE id = ANY ($1) AND status = 'queued'";
 struct TakeBackCells {
     id: MessageId,
     status: Status,
-    error: String,
+    error: Cow<'static, str>,
 }
 
 pub(super) async fn rescue(

@@ -3,6 +3,7 @@
 //! Statements cast what they select (`::bigint`, `::text`), so that tables
 //! which somebody else made may hold their own kinds of numbers and texts.
 
+use std::borrow::Cow;
 use std::io;
 
 use chrono::{DateTime, Utc};
@@ -112,10 +113,11 @@ pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Step<String> {
 }
 
 /// A text for a statement, likewise.
-pub(super) fn clean(text: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn clean<'a>(text: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
+    let text = text.into();
     match text.contains('\0') {
         true => text.replace('\0', "\u{FFFD}").into(),
-        false => text.into(),
+        false => text,
     }
 }
 

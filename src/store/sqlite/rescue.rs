@@ -3,6 +3,7 @@
 //! Each sweep is one transaction over one page, oldest first, so that a page of
 //! rows that cannot be helped never hides the rest.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::Serialize;
@@ -110,7 +111,7 @@ WHERE rowid IN (SELECT value FROM json_each(?1)) AND status = 'queued'";
 struct TakeBackCells {
     row: i64,
     status: Status,
-    error: String,
+    error: Cow<'static, str>,
 }
 
 pub(super) async fn rescue(

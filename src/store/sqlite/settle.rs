@@ -1,5 +1,6 @@
 //! Ending attempts, and keeping their leases alive until then.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use crate::ids::{HolderId, MessageId, TraceId};
 use crate::millis::millis;
 use crate::route::{Route, RouteKey};
 use crate::selection::Why;
+use crate::store::next_row::NextRow;
 use crate::store::{Renewal, Settled, Settlement, audit};
-use crate::task::{Next, Refund};
+use crate::task::Status;
 
 /// The fence. One row comes back, since each that crosses from SQLite's thread
 /// may cost a switch.
@@ -213,11 +215,11 @@ impl<'a> EndCells<'a> {
 #[derive(Serialize)]
 struct NextCells<'a> {
     id: MessageId,
-    status: &'a str,
+    status: Status,
     delay: Option<String>,
     refunded: u32,
     host_fault: u32,
-    error: Option<String>,
+    error: Option<Cow<'a, str>>,
     keep_error: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a Value>,
@@ -227,46 +229,19 @@ struct NextCells<'a> {
 
 impl<'a> NextCells<'a> {
     fn of(settlement: &'a Settlement) -> Self {
-        let mut cells = Self {
+        let next = NextRow::of(&settlement.next);
+        Self {
             id: settlement.fence.id,
-            status: "queued",
-            delay: None,
-            refunded: 0,
-            host_fault: 0,
-            error: None,
-            keep_error: false,
-            result: None,
-            snippet: None,
-            url: None,
-        };
-        match &settlement.next {
-            Next::Done {
-                result,
-                snippet,
-                url,
-            } => {
-                cells.status = "done";
-                cells.result = Some(result);
-                cells.snippet = Some(snippet);
-                cells.url = url.as_deref();
-            }
-            Next::Queued {
-                delay,
-                refund,
-                problem,
-            } => {
-                cells.delay = Some(modifier(*delay));
-                cells.refunded = u32::from(*refund != Refund::None);
-                cells.host_fault = u32::from(*refund == Refund::HostFault);
-                cells.error = problem.as_ref().map(audit::error_text);
-                cells.keep_error = problem.is_none();
-            }
-            Next::Failed { problem } => {
-                cells.status = "failed";
-                cells.error = Some(audit::error_text(problem));
-            }
+            status: next.status,
+            delay: next.delay.map(modifier),
+            refunded: next.refunded.into(),
+            host_fault: next.host_fault.into(),
+            error: next.error,
+            keep_error: next.keep_error,
+            result: next.result,
+            snippet: next.snippet,
+            url: next.url,
         }
-        cells
     }
 }
 

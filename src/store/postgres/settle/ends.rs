@@ -12,11 +12,11 @@ use super::super::Step;
 use super::super::columns::columns;
 use super::super::enqueue::TaskCells;
 use super::super::row::{clean, int, micros, to_json};
-use crate::attempt::{Blame, Problem};
+use crate::attempt::Blame;
 use crate::ids::{Digest, MessageId};
 use crate::millis::millis;
-use crate::store::{Settlement, audit};
-use crate::task::{Next, Refund};
+use crate::store::Settlement;
+use crate::store::next_row::NextRow;
 
 /// The ends of a batch, from the 31 parameters that [`EndColumns`] binds, which
 /// are $1 to $31.
@@ -56,7 +56,7 @@ columns! {
         delay: Option<i64>,
         refunded: i32,
         host_fault: i32,
-        error: Option<String>,
+        error: Option<Cow<'a, str>>,
         keep_error: bool,
         result: Option<String>,
         snippet: Option<Cow<'a, str>>,
@@ -88,19 +88,20 @@ impl<'a> EndColumns<'a> {
         let record = &settlement.attempt;
         let plugin = record.plugin.as_ref();
         let measured = &record.measured;
-        let mut cells = EndCells {
+        let next = NextRow::of(&settlement.next);
+        self.push_row(EndCells {
             place,
             id: settlement.fence.id.0,
             epoch: settlement.fence.epoch.0,
-            status: "queued",
-            delay: None,
-            refunded: 0,
-            host_fault: 0,
-            error: None,
-            keep_error: false,
-            result: None,
-            snippet: None,
-            url: None,
+            status: next.status.as_str(),
+            delay: next.delay.map(micros),
+            refunded: next.refunded.into(),
+            host_fault: next.host_fault.into(),
+            error: next.error.map(clean),
+            keep_error: next.keep_error,
+            result: next.result.map(to_json).transpose()?,
+            snippet: next.snippet.map(clean),
+            url: next.url.map(clean),
             attempt: record.attempt.into(),
             plugin: plugin.map(|p| p.name.as_str()),
             version: plugin.map(|p| clean(&p.version)),
@@ -120,49 +121,9 @@ impl<'a> EndColumns<'a> {
             log: to_json(&measured.log)?,
             log_dropped: measured.log_dropped.into(),
             rollout_side: record.side(),
-        };
-        cells.lead_to(&settlement.next)?;
-        self.push_row(cells);
+        });
         Ok(())
     }
-}
-
-impl<'a> EndCells<'a> {
-    /// Fills in the row's next state.
-    fn lead_to(&mut self, next: &'a Next) -> Step<()> {
-        match next {
-            Next::Done {
-                result,
-                snippet,
-                url,
-            } => {
-                self.status = "done";
-                self.result = Some(to_json(result)?);
-                self.snippet = Some(clean(snippet));
-                self.url = url.as_deref().map(clean);
-            }
-            Next::Queued {
-                delay,
-                refund,
-                problem,
-            } => {
-                self.delay = Some(micros(*delay));
-                self.refunded = i32::from(*refund != Refund::None);
-                self.host_fault = i32::from(*refund == Refund::HostFault);
-                self.error = problem.as_ref().map(error_text);
-                self.keep_error = problem.is_none();
-            }
-            Next::Failed { problem } => {
-                self.status = "failed";
-                self.error = Some(error_text(problem));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn error_text(problem: &Problem) -> String {
-    clean(&audit::error_text(problem)).into_owned()
 }
 
 /// What an end leaves besides its row, its attempt and its events. Few ends
