@@ -36,7 +36,8 @@ pub trait RouteOperator: Send + Sync + 'static {
     /// The versions of a rollout, if it could be.
     ///
     /// # Errors
-    /// [`RolloutRefused`] where the candidate is not to be had or could not run.
+    /// [`RolloutRefused`] where the candidate is not to be had or could not run,
+    /// or where it counts as mock and what it would replace does not.
     fn check_rollout(&self, wish: &Candidacy) -> Result<Versions, RolloutRefused>;
 
     /// The version that is to shadow a route: any of a plugin of the route but the

@@ -84,6 +84,10 @@ pub enum RolloutRefused {
     },
     #[error("{digest} is what `{plugin}` serves as already")]
     Serves { plugin: PluginName, digest: Digest },
+    #[error(
+        "`{plugin}` serves as real, and the gates would count its candidate {digest} as mock: it is no bundled version, and no configuration of this host says what `{plugin}` is"
+    )]
+    CountsAsMock { plugin: PluginName, digest: Digest },
     #[error("the candidate could not run: {0}")]
     Unrunnable(String),
     #[error("rollout {} is under way on `{}`, of `{}`", .0.id, .0.route, .0.plugin)]
@@ -124,6 +128,7 @@ impl RolloutRefused {
             Self::NotOnRoute { .. }
             | Self::Ambiguous { .. }
             | Self::Serves { .. }
+            | Self::CountsAsMock { .. }
             | Self::Unrunnable(_)
             | Self::Busy(_)
             | Self::Illegal { .. }
@@ -142,6 +147,7 @@ impl RolloutRefused {
             Self::UnknownCandidate { .. } => "candidate_unknown",
             Self::Ambiguous { .. } => "candidate_ambiguous",
             Self::Serves { .. } => "candidate_serves",
+            Self::CountsAsMock { .. } => "candidate_counts_as_mock",
             Self::Unrunnable(_) => "plugin_not_configured",
             Self::Busy(_) => "rollout_running",
             Self::Steps(_) => "steps_invalid",
@@ -173,6 +179,9 @@ impl RolloutRefused {
             Self::Serves { .. } => {
                 "`cogo-host plugin list` shows what serves and what could".to_owned()
             }
+            Self::CountsAsMock { plugin, .. } => format!(
+                "set `kind = \"real\"` under `[plugin.{plugin}]` in cogo.toml of every host, or `kind = \"mock\"` if nothing of it is to count as real, and restart them"
+            ),
             Self::Unrunnable(_) => {
                 "set what is missing in the environment or in cogo.toml of every host, and restart them"
                     .to_owned()

@@ -352,6 +352,12 @@ pub(super) const ENTRIES: &[Entry] = &[
         "nothing to do",
     ),
     entry(
+        "candidate_counts_as_mock",
+        "the rollout would replace a real executor by what gates count as mock",
+        "the candidate is no bundled version, and no configuration says what its plugin is",
+        "set `kind = \"real\"` under `[plugin.NAME]` of every host, and restart them",
+    ),
+    entry(
         "rollout_running",
         "another rollout is under way on the route",
         "a route has one rollout at a time",

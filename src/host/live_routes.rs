@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::controls::{Known, LiveControls, RouteNow};
 use super::probes::Probes;
-use super::routes::{LoadedPlugins, RouteEntry, RouteProblem, RouteTable, plugin_missing};
+use super::routes::{
+    LoadedPlugin, LoadedPlugins, RouteEntry, RouteProblem, RouteTable, plugin_missing,
+};
 use crate::api::RolloutRefused;
 use crate::attempt::{InShadow, SideEffects};
 use crate::breaker::{Probe, RealPath, Said};
@@ -111,12 +113,12 @@ impl LiveRoutes {
         &self,
         plugin: &PluginName,
         named: &DigestPrefix,
-    ) -> Result<(Digest, Option<Digest>), RolloutRefused> {
-        let serving = self.plugins.get(plugin, None);
-        let stable = serving.map(|loaded| loaded.version.digest);
+    ) -> Result<(Digest, Option<LoadedPlugin>), RolloutRefused> {
+        let stable = self.plugins.get(plugin, None);
         let known = self.plugins.others(plugin);
         let meant = |digest: &Digest| named.begins(*digest);
-        if let Some(digest) = stable.filter(meant) {
+        let serving = stable.as_ref().map(|loaded| loaded.version.digest);
+        if let Some(digest) = serving.filter(meant) {
             let plugin = plugin.clone();
             return Err(RolloutRefused::Serves { plugin, digest });
         }

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 
 use super::controls::LiveControls;
 use super::live_routes::LiveRoutes;
-use super::routes::RouteTable;
+use super::routes::{LoadedPlugin, RouteTable};
 use crate::api::{Candidacy, RolloutRefused, RouteOperator, RouteRefused, Versions};
+use crate::attempt::Kind;
 use crate::bus::BusHandle;
 use crate::ids::{Digest, PluginName};
 use crate::route::{Policy, RouteKey, RoutePlugins};
@@ -31,6 +32,29 @@ impl Desk {
             let choice = table.choice(entry, &known.of(entry), false);
             matches!(choice, Choice::Run { plugin: runs, .. } if runs == *plugin)
         })
+    }
+
+    /// The version that could take over tasks of a route, and the one that serves.
+    fn candidate(
+        &self,
+        wish: &Candidacy,
+    ) -> Result<(LoadedPlugin, Option<LoadedPlugin>), RolloutRefused> {
+        let table = self.routes.table();
+        let entry = table.get(&wish.route);
+        let entry = entry.ok_or_else(|| Self::unknown(&table, &wish.route))?;
+        let known = entry.plugins.names();
+        if !known.contains(&&wish.plugin) {
+            return Err(RolloutRefused::NotOnRoute {
+                route: wish.route.clone(),
+                plugin: wish.plugin.clone(),
+                known: known.into_iter().cloned().collect(),
+            });
+        }
+        let (candidate, stable) = self.routes.versions(&wish.plugin, &wish.digest)?;
+        let candidate = table
+            .runnable(&wish.route, &wish.plugin, Some(candidate))
+            .map_err(|problem| RolloutRefused::Unrunnable(problem.to_string()))?;
+        Ok((candidate, stable))
     }
 
     fn unknown(table: &RouteTable, asked: &RouteKey) -> RouteRefused {
@@ -88,26 +112,23 @@ impl RouteOperator for Desk {
     }
 
     fn check_rollout(&self, wish: &Candidacy) -> Result<Versions, RolloutRefused> {
-        let table = self.routes.table();
-        let entry = table.get(&wish.route);
-        let entry = entry.ok_or_else(|| Self::unknown(&table, &wish.route))?;
-        let known = entry.plugins.names();
-        if !known.contains(&&wish.plugin) {
-            return Err(RolloutRefused::NotOnRoute {
-                route: wish.route.clone(),
+        let (candidate, stable) = self.candidate(wish)?;
+        let kind = |version: &LoadedPlugin| version.version.kind;
+        if kind(&candidate) == Kind::Mock && stable.as_ref().map(kind) == Some(Kind::Real) {
+            return Err(RolloutRefused::CountsAsMock {
                 plugin: wish.plugin.clone(),
-                known: known.into_iter().cloned().collect(),
+                digest: candidate.version.digest,
             });
         }
-        let (candidate, stable) = self.routes.versions(&wish.plugin, &wish.digest)?;
-        match table.runnable(&wish.route, &wish.plugin, Some(candidate)) {
-            Ok(_) => Ok(Versions { candidate, stable }),
-            Err(problem) => Err(RolloutRefused::Unrunnable(problem.to_string())),
-        }
+        Ok(Versions {
+            candidate: candidate.version.digest,
+            stable: stable.map(|stable| stable.version.digest),
+        })
     }
 
     fn check_shadow(&self, wish: &Candidacy) -> Result<Digest, RolloutRefused> {
-        match self.check_rollout(wish) {
+        // Nothing of a shadow is returned, so that it may count as what it likes.
+        match self.candidate(wish) {
             // It serves, and the flag has the route's tasks run on the other one.
             Err(RolloutRefused::Serves { plugin, digest }) if !self.runs(&wish.route, &plugin) => {
                 let table = self.routes.table();
@@ -116,7 +137,7 @@ impl RouteOperator for Desk {
                     Err(problem) => Err(RolloutRefused::Unrunnable(problem.to_string())),
                 }
             }
-            checked => checked.map(|versions| versions.candidate),
+            checked => checked.map(|(candidate, _)| candidate.version.digest),
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::faults::fleet::{Bus, LONG_LEASE_MS, Member};
 use crate::guest::{Guest, Returns};
-use crate::operate::versions::marked;
+use crate::operate::versions::{marked, marked_of};
 use crate::support::hand;
 use crate::support::process::until;
 
@@ -29,25 +29,39 @@ pub(super) fn member(name: &str, url: &str) -> Member {
 /// Puts a version of the mock into the directory of a host, where it waits as a
 /// candidate.
 pub(super) fn put(host: &Member, bytes: &[u8]) -> String {
+    put_as(host, "mock", bytes)
+}
+
+/// The same for any plugin.
+fn put_as(host: &Member, name: &str, bytes: &[u8]) -> String {
     let directory = host.path().join("plugins");
     fs::create_dir_all(&directory).unwrap();
-    let draft = directory.join("mock.wasm.draft");
+    let file = directory.join(format!("{name}.wasm"));
+    let draft = file.with_extension("wasm.draft");
     fs::write(&draft, bytes).unwrap();
-    fs::rename(&draft, directory.join("mock.wasm")).unwrap();
+    fs::rename(&draft, file).unwrap();
     Digest::of(bytes).to_string()
 }
 
 pub(super) fn mock(host: &Member) -> Value {
+    plugin(host, "mock")
+}
+
+fn plugin(host: &Member, name: &str) -> Value {
     let listing = host.get("/api/plugins");
     let plugins = listing["plugins"].as_array().unwrap();
-    let mock = plugins.iter().find(|plugin| plugin["name"] == "mock");
-    mock.unwrap().clone()
+    let found = plugins.iter().find(|plugin| plugin["name"] == name);
+    found.unwrap().clone()
 }
 
 pub(super) fn is_candidate(host: &Member, digest: &str) {
+    is_candidate_of(host, "mock", digest);
+}
+
+fn is_candidate_of(host: &Member, name: &str, digest: &str) {
     until("the version is a candidate", &mut || {
-        let mock = mock(host);
-        let candidates = mock["candidates"].as_array().unwrap().iter();
+        let plugin = plugin(host, name);
+        let candidates = plugin["candidates"].as_array().unwrap().iter();
         let mut found = candidates.map(|candidate| &candidate["digest"]);
         found.any(|found| found == digest).then_some(())
     });
@@ -337,4 +351,43 @@ fn an_operator_starts_steers_and_ends_a_rollout() {
     let view = host.get(&format!("/api/rollouts/{id}"));
     assert_eq!(view["state"], "aborted", "{view}");
     assert_eq!(bus.count_events("rollout_aborted", None), 1);
+}
+
+/// Gates would find out only after the fact that nothing real ran any more.
+#[test]
+fn a_candidate_that_counts_as_mock_does_not_replace_what_is_real() {
+    const REAL: &str = "code/build-test";
+    let bus = Bus::shared();
+    let mut host = member("one", &bus.url)
+        .with("AGENT_SERVICE", "code")
+        .with("COGO_WORKER_URL", "http://127.0.0.1:9")
+        .started();
+    let candidate = put_as(&host, "cogo-worker", &marked_of("cogo-worker", "newer"));
+    is_candidate_of(&host, "cogo-worker", &candidate);
+    let version = format!("cogo-worker@{candidate}");
+    let begin = |host: &Member, verb: &str| {
+        let args = [verb, "start", "--route", REAL, "--candidate", &version];
+        host.run(&[&args[..], &["--reason", "a test"]].concat())
+    };
+    let refused = begin(&host, "rollout").expect(2).stderr;
+    for said in [
+        "candidate_counts_as_mock",
+        "`cogo-worker` serves as real",
+        "`[plugin.cogo-worker]`",
+        "kind = \"real\"",
+    ] {
+        assert!(refused.contains(said), "{refused}");
+    }
+    assert_eq!(bus.count_events("rollout_started", None), 0);
+    // What is never returned may count as it likes.
+    assert_eq!(begin(&host, "shadow").code, 0);
+    let stopped = host.run(&["shadow", "stop", "--reason", "a test"]);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+
+    host.drain();
+    let toml = "[plugin.cogo-worker]\nkind = \"real\"\n";
+    fs::write(host.path().join("cogo.toml"), toml).unwrap();
+    host.start();
+    is_candidate_of(&host, "cogo-worker", &candidate);
+    assert_eq!(begin(&host, "rollout").code, 0);
 }
