@@ -5,11 +5,12 @@
 //! every bus that is stopped is checked against the invariants.
 
 mod claims;
+mod commits;
 mod dispatches;
 mod drains;
 mod ends;
 pub mod faults;
-mod harness;
+pub mod harness;
 mod holds;
 mod leases;
 mod limits;

@@ -68,6 +68,8 @@ pub struct Faults {
 struct State {
     away: bool,
     blocked: HashSet<(Op, Side)>,
+    /// Calls that hang before their effect, by how many had begun with them.
+    held: HashSet<(Op, u64)>,
     random: Option<(StdRng, f64)>,
     refuses_nul: bool,
     /// Rows that somebody else keeps locked.
@@ -77,6 +79,8 @@ struct State {
     ended: HashMap<Op, u64>,
     /// The limit in all, and each want's, of every claim.
     asked: Vec<(u32, Vec<Want>)>,
+    /// What each call to settle was about.
+    settles: Vec<Vec<Fence>>,
     /// How many settlements each successful commit had.
     commits: Vec<usize>,
 }
@@ -112,6 +116,15 @@ impl Faults {
 
     pub fn release(&self, op: Op, side: Side) {
         self.change(|state| state.blocked.remove(&(op, side)));
+    }
+
+    /// The `nth` call hangs, from 1, while others get through.
+    pub fn hold(&self, op: Op, nth: u64) {
+        self.change(|state| state.held.insert((op, nth)));
+    }
+
+    pub fn let_go(&self, op: Op, nth: u64) {
+        self.change(|state| state.held.remove(&(op, nth)));
     }
 
     /// Each call of the loop fails with this probability, before or after.
@@ -151,6 +164,10 @@ impl Faults {
         self.read(|state| state.asked.clone())
     }
 
+    pub fn settles(&self) -> Vec<Vec<Fence>> {
+        self.read(|state| state.settles.clone())
+    }
+
     pub fn commits(&self) -> Vec<usize> {
         self.read(|state| state.commits.clone())
     }
@@ -161,11 +178,13 @@ impl Faults {
     }
 
     async fn pass<T>(&self, op: Op, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let (fault, panics) = self.change(|state| {
-            *state.begun.entry(op).or_default() += 1;
-            (state.draw(), state.panics.remove(&op))
+        let (nth, fault, panics) = self.change(|state| {
+            let begun = state.begun.entry(op).or_default();
+            *begun += 1;
+            (*begun, state.draw(), state.panics.remove(&op))
         });
         assert!(!panics, "the store panics, as it was told to");
+        self.until(|state| !state.held.contains(&(op, nth))).await;
         self.while_blocked(op, Side::Before).await;
         let away = self.read(|state| state.away);
         let answer = if away || fault == Some(Side::Before) {
@@ -182,9 +201,13 @@ impl Faults {
     }
 
     async fn while_blocked(&self, op: Op, side: Side) {
+        self.until(|state| !state.blocked.contains(&(op, side)))
+            .await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&State) -> bool) {
         let mut changed = self.watch();
-        let blocked = |_: &u64| self.read(|state| state.blocked.contains(&(op, side)));
-        changed.wait_for(|count| !blocked(count)).await.unwrap();
+        changed.wait_for(|_| self.read(&is_so)).await.unwrap();
     }
 }
 
@@ -234,6 +257,8 @@ impl Store for Faults {
     }
 
     async fn settle(&self, holder: &HolderId, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        let fences = settlements.iter().map(|s| s.fence).collect();
+        self.change(|state| state.settles.push(fences));
         let refused = self.read(|state| state.refuses_nul) && settlements.iter().any(holds_nul);
         let locked = |state: &State| {
             settlements
