@@ -21,6 +21,7 @@ mod claims;
 )]
 mod cluster;
 mod floor;
+mod peers;
 mod postgres;
 mod process;
 mod sandbox;
@@ -106,5 +107,9 @@ fn main() {
     }
     if runs("process") {
         process::start_and_size();
+    }
+    // Only when asked for: it fetches and builds what is measured.
+    if wanted.as_deref() == Some("peers") {
+        peers::throughput();
     }
 }

@@ -21,9 +21,9 @@ use crate::cluster::Cluster;
 use crate::sandbox::Bare;
 use crate::{bus, pairs, percentile, sandbox};
 
-const TASKS: usize = 40_000;
+pub const TASKS: usize = 40_000;
 const BATCH: i64 = 100;
-const ROUNDS: usize = 5;
+pub const ROUNDS: usize = 5;
 const SUBMISSIONS: usize = 300;
 const TEMPLATE: &str = "bench_template";
 /// What makes this program a host that drains the bus which follows.
@@ -38,16 +38,17 @@ const DURABLE: [&str; 5] = [
     "ALTER SYSTEM SET max_wal_size = '8GB'",
 ];
 
-struct Bench {
-    cluster: Cluster,
-    io: Runtime,
+/// A durable cluster, and what it takes to run a host on it.
+pub struct Bench {
+    pub cluster: Cluster,
+    pub io: Runtime,
     guests: Runtime,
     bare: Bare,
     plugin: Arc<Plugin>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let engines = Arc::new(Engines::new().unwrap());
         let (guests, io) = (sandbox::runtime(1), sandbox::runtime(2));
         let plugin = sandbox::mock(&engines, &guests);
@@ -79,7 +80,7 @@ impl Bench {
     }
 
     /// A bus with so many tasks, as an autovacuum would have left it.
-    async fn filled(&self, tasks: usize) -> String {
+    pub async fn filled(&self, tasks: usize) -> String {
         let url = self.cluster.fresh(TEMPLATE).await;
         let store = open(&url).await;
         bus::fill(store.as_ref(), tasks).await;
