@@ -5,6 +5,7 @@ mod connections;
 mod examine;
 mod hints;
 mod lanes;
+mod load;
 mod migration;
 mod rows;
 mod supabase;

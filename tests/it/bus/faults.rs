@@ -538,6 +538,10 @@ impl Store for Faults {
         self.inner.examine().await
     }
 
+    async fn hint(&self, holder: &HolderId) {
+        self.inner.hint(holder).await;
+    }
+
     async fn close(&self) -> Result<()> {
         self.inner.close().await
     }

@@ -296,7 +296,11 @@ pub struct Bench {
 impl Bench {
     /// One route, `docs/render`, with four places.
     pub async fn new() -> Self {
-        let bed = sqlite::bed().await;
+        Self::on(sqlite::bed().await)
+    }
+
+    /// The same on another bus.
+    pub fn on(bed: Bed) -> Self {
         let (calls_tx, calls) = mpsc::unbounded_channel();
         let table = Table {
             served: vec![served(DOCS, 4, "docs", 4)],

@@ -37,6 +37,9 @@ fi
 rm -rf "$1"
 "#;
 
+/// What the server's log says of a connection that it lets in.
+const AUTHORIZED: &str = "connection authorized: ";
+
 /// A running cluster.
 pub struct Cluster {
     bin: PathBuf,
@@ -108,6 +111,7 @@ impl Cluster {
             "listen_addresses = '127.0.0.1'
 unix_socket_directories = '{}'
 max_connections = 400
+log_connections = on
 fsync = off
 full_page_writes = off
 wal_level = logical
@@ -191,6 +195,17 @@ max_wal_size = 128MB
 
     fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// How many connections to a database the server has let in. It writes each
+    /// down before it answers anything.
+    pub fn let_in(&self, database: &str) -> usize {
+        let wanted = format!("database={database}");
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.contains(AUTHORIZED));
+        lines
+            .filter(|line| line.split(' ').any(|word| word == wanted))
+            .count()
     }
 
     pub fn port(&self) -> u16 {
