@@ -52,6 +52,7 @@ pub use controls::{DecidedView, RouteOperator, RouteRefused};
 pub use facts::{
     DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginSource, PluginView,
     PreviousView, Profile, ReadinessCheck, RefusedFileView, RouteDecided, RouteView, ServingView,
+    SwapCounts,
 };
 pub use hosts::HostNames;
 pub use openapi::openapi;

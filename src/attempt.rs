@@ -4,6 +4,8 @@
 //! nothing of WebAssembly, the sandbox nothing of the bus. Ends are sorted by
 //! who acts next, and each carries who is to blame from where it was born.
 
+mod measured;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,8 @@ use crate::payload::Budget;
 use crate::report::Outcome;
 use crate::route::Route;
 use crate::selection::Why;
+
+pub use self::measured::{Denial, Measured};
 
 /// Counts the claims of one row. Every write after the claim names it, so that
 /// a holder whose lease was taken over cannot write any more.
@@ -249,21 +253,6 @@ pub struct AttemptReport {
     pub end: AttemptEnd,
     pub measured: Measured,
     pub artifacts: Vec<StagedArtifact>,
-}
-
-/// What the sandbox measured of one attempt.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Measured {
-    pub run: Duration,
-    pub usage: Usage,
-    pub peak_memory_bytes: u64,
-    pub outbound_requests: u32,
-    /// How many of them were refused for what they would do.
-    pub effects_refused: u32,
-    pub spans: Vec<Span>,
-    pub log: Vec<LogLine>,
-    /// Lines that went over the log's limits.
-    pub log_dropped: u32,
 }
 
 /// A stretch of an attempt: instantiation, the call, an outbound request.

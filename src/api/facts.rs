@@ -2,6 +2,7 @@
 //! the answers. The composition root implements [`HostFacts`]; nothing here
 //! knows how plugins are loaded or where flags are kept.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -42,6 +43,9 @@ pub trait HostFacts: Send + Sync + 'static {
     fn routes(&self) -> Vec<RouteView>;
 
     fn plugins(&self) -> Vec<PluginView>;
+
+    /// What became of versions of plugins since the host began.
+    fn swaps(&self) -> BTreeMap<PluginName, SwapCounts>;
 
     /// The watched directory of plugins, if one is configured.
     fn plugins_directory(&self) -> Option<DirectoryView>;
@@ -130,6 +134,17 @@ pub struct PluginView {
     /// The routes whose real path it is and is taken for down.
     #[serde(default)]
     pub down_on: Vec<RouteKey>,
+}
+
+/// How often versions of a plugin came in, by what became of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SwapCounts {
+    /// Came into service.
+    pub applied: u64,
+    /// Were refused, so that what served went on serving.
+    pub refused: u64,
+    /// Came back into service in place of what was taken back.
+    pub rolled_back: u64,
 }
 
 /// A version that served before.

@@ -6,6 +6,8 @@
 //!
 //! Source: Prometheus documentation, "Exposition formats", version 0.0.4.
 
+mod attempts;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,9 +18,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
-use super::facts::RouteView;
+use super::facts::{RouteView, SwapCounts};
 use crate::breaker;
-use crate::bus::{Figures, Histogram, PluginFigures};
+use crate::bus::{Figures, Histogram};
 use crate::ids::PluginName;
 use crate::store::{Depth, Waiting};
 
@@ -156,6 +158,8 @@ fn render(shared: &Shared, depth: Option<&Depth>, waiting: &[Waiting]) -> String
         );
     }
 
+    page.swaps(&facts.swaps());
+
     page.family(
         "cogo_http_requests_total",
         "counter",
@@ -238,83 +242,21 @@ impl Page {
         self.attempts(figures);
     }
 
-    fn attempts(&mut self, figures: &Figures) {
-        let plugins = &figures.plugins;
+    fn swaps(&mut self, swaps: &BTreeMap<PluginName, SwapCounts>) {
         self.family(
-            "cogo_attempts_total",
+            "cogo_plugin_swaps_total",
             "counter",
-            "Attempts that ended, by plugin and outcome; without a plugin, those that ended before one was chosen.",
+            "Versions of plugins that came in, by what became of them.",
         );
-        for (name, plugin) in plugins {
-            self.by(
-                "cogo_attempts_total",
-                Some(name),
-                "outcome",
-                &plugin.outcomes,
-            );
-        }
-        self.by("cogo_attempts_total", None, "outcome", &figures.unassigned);
-        self.family(
-            "cogo_plugin_traps_total",
-            "counter",
-            "Attempts whose guest did not return, by what ended it.",
-        );
-        for (name, plugin) in plugins {
-            self.by("cogo_plugin_traps_total", Some(name), "code", &plugin.ends);
-        }
-        self.family(
-            "cogo_attempt_run_seconds",
-            "histogram",
-            "How long attempts ran by the clock on the wall.",
-        );
-        for (name, plugin) in plugins {
-            let labels = [("plugin", name.as_str())];
-            self.histogram("cogo_attempt_run_seconds", &labels, &plugin.run_seconds);
-        }
-        type Figure = (
-            &'static str,
-            &'static str,
-            &'static str,
-            fn(&PluginFigures) -> u64,
-        );
-        const FIGURES: [Figure; 3] = [
-            (
-                "cogo_plugin_peak_memory_bytes",
-                "gauge",
-                "The most memory that an attempt had since the host began.",
-                |plugin| plugin.peak_memory_bytes,
-            ),
-            (
-                "cogo_outbound_requests_total",
-                "counter",
-                "Requests that attempts sent.",
-                |plugin| plugin.outbound_requests,
-            ),
-            (
-                "cogo_guest_log_dropped_total",
-                "counter",
-                "Lines that went over the log's limits.",
-                |plugin| plugin.log_dropped,
-            ),
-        ];
-        for (family, kind, help, figure) in FIGURES {
-            self.family(family, kind, help);
-            for (name, plugin) in plugins {
-                self.sample(family, &[("plugin", name.as_str())], figure(plugin));
+        for (name, counts) in swaps {
+            for (result, count) in [
+                ("applied", counts.applied),
+                ("refused", counts.refused),
+                ("rolled_back", counts.rolled_back),
+            ] {
+                let labels = [("plugin", name.as_str()), ("result", result)];
+                self.sample("cogo_plugin_swaps_total", &labels, count);
             }
-        }
-    }
-
-    fn by(
-        &mut self,
-        family: &str,
-        plugin: Option<&PluginName>,
-        label: &str,
-        counts: &BTreeMap<&'static str, u64>,
-    ) {
-        let plugin = plugin.map_or("", PluginName::as_str);
-        for (value, count) in counts {
-            self.sample(family, &[("plugin", plugin), (label, value)], count);
         }
     }
 

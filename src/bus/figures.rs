@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::attempt::AttemptOutcome;
+use crate::attempt::{AttemptOutcome, Denial};
 use crate::ids::PluginName;
 use crate::route::RouteKey;
 use crate::store::Settlement;
@@ -77,7 +77,12 @@ pub struct PluginFigures {
     pub run_seconds: Histogram,
     /// The most that an attempt had.
     pub peak_memory_bytes: u64,
-    pub outbound_requests: u64,
+    /// How long its attempts kept threads busy.
+    pub busy: Duration,
+    /// Requests that went out.
+    pub outbound_allowed: u64,
+    /// Those that did not, by why.
+    pub outbound_denied: BTreeMap<&'static str, u64>,
     pub log_dropped: u64,
 }
 
@@ -122,7 +127,9 @@ impl PluginFigures {
             ends: BTreeMap::new(),
             run_seconds: Histogram::of(&SECONDS),
             peak_memory_bytes: 0,
-            outbound_requests: 0,
+            busy: Duration::ZERO,
+            outbound_allowed: 0,
+            outbound_denied: BTreeMap::new(),
             log_dropped: 0,
         }
     }
@@ -134,7 +141,11 @@ impl PluginFigures {
         }
         self.run_seconds.add(ended.run.as_secs_f64());
         self.peak_memory_bytes = self.peak_memory_bytes.max(ended.peak_memory_bytes);
-        self.outbound_requests += u64::from(ended.outbound_requests);
+        self.busy = self.busy.saturating_add(ended.busy);
+        self.outbound_allowed += u64::from(ended.outbound_allowed);
+        for (denial, times) in &ended.outbound_denied {
+            *self.outbound_denied.entry(denial.as_str()).or_default() += u64::from(*times);
+        }
         self.log_dropped += u64::from(ended.log_dropped);
     }
 }
@@ -180,7 +191,9 @@ pub(super) struct Ended {
     wait: Duration,
     run: Duration,
     peak_memory_bytes: u64,
-    outbound_requests: u32,
+    busy: Duration,
+    outbound_allowed: u32,
+    outbound_denied: BTreeMap<Denial, u32>,
     log_dropped: u32,
 }
 
@@ -199,7 +212,9 @@ impl Ended {
             wait: Duration::from_millis(record.wait_ms),
             run: measured.run,
             peak_memory_bytes: measured.peak_memory_bytes,
-            outbound_requests: measured.outbound_requests,
+            busy: measured.busy,
+            outbound_allowed: measured.outbound_allowed(),
+            outbound_denied: measured.outbound_denied.clone(),
             log_dropped: measured.log_dropped,
         })
     }

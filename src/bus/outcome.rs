@@ -198,12 +198,14 @@ pub(super) fn substitute(refused: &Settlement, error: &StoreError) -> Option<Set
         blame: Some(problem.blame),
         measured: Measured {
             run: measured.run,
+            busy: measured.busy,
             usage: Usage {
                 model: None,
                 ..measured.usage
             },
             peak_memory_bytes: measured.peak_memory_bytes,
             outbound_requests: measured.outbound_requests,
+            outbound_denied: measured.outbound_denied.clone(),
             log_dropped: measured.log_dropped,
             ..Measured::default()
         },

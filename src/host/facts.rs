@@ -1,6 +1,7 @@
 //! What the API tells about the host: gathered from configuration, routes and
 //! plugins at the moment it is asked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::controls::Known;
@@ -11,9 +12,10 @@ use super::routes::{RouteEntry, RouteTable};
 use super::swap::Swapper;
 use crate::api::{
     DirectoryView, ExecutorNow, FlagView, HostFacts, PluginView, ReadinessCheck, RouteDecided,
-    RouteView,
+    RouteView, SwapCounts,
 };
 use crate::config::{Config, Flag};
+use crate::ids::PluginName;
 use crate::route::{Policy, RouteKey};
 use crate::selection::Choice;
 use crate::stage::Stage;
@@ -127,6 +129,10 @@ impl HostFacts for Facts {
             }
         }
         views
+    }
+
+    fn swaps(&self) -> BTreeMap<PluginName, SwapCounts> {
+        self.swapper.counts()
     }
 
     fn plugins_directory(&self) -> Option<DirectoryView> {

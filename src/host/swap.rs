@@ -10,6 +10,7 @@
 
 mod admission;
 mod change;
+mod counts;
 mod decided;
 mod directory;
 mod history;
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::SwapCounts;
 use crate::config::Config;
 use crate::ids::{Digest, PluginName};
 use crate::plugin::catalog::{self, Catalog, Failure, Installed, Removed};
@@ -39,6 +41,7 @@ use super::plugins::{self, PluginsError};
 use admission::{Admission, Known};
 pub use change::SwapEvent;
 use change::{Actor, Version};
+use counts::{Counts, Swap};
 use decided::Decided;
 pub use decided::Decisions;
 pub use directory::{DirectoryNow, RefusedFile};
@@ -59,6 +62,7 @@ pub struct Swapper {
     files: Mutex<BTreeMap<PluginName, Digest>>,
     decided: Mutex<Decided>,
     published: Mutex<Published>,
+    counts: Counts,
     /// Set once what served before this start is at hand.
     recalled: CancellationToken,
 }
@@ -101,6 +105,7 @@ impl Swapper {
             files: Mutex::default(),
             decided: Mutex::default(),
             published: Mutex::default(),
+            counts: Counts::default(),
             recalled: CancellationToken::new(),
         };
         let mut watcher = watcher(config)?;
@@ -120,6 +125,11 @@ impl Swapper {
 
     pub const fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
+    }
+
+    /// What became of versions since the host began, by plugin.
+    pub fn counts(&self) -> BTreeMap<PluginName, SwapCounts> {
+        self.counts.read()
     }
 
     /// How the directory is seen; `None` where none is configured.
@@ -339,6 +349,9 @@ impl Swapper {
 
     fn installed(&self, plugin: &Plugin, installed: Installed, reason: &str) -> Option<SwapEvent> {
         let (name, version) = (plugin.name(), Version::of(plugin));
+        if !matches!(installed, Installed::Same) {
+            self.counts.count(name, Swap::Applied);
+        }
         match installed {
             Installed::Same => None,
             Installed::New => {
@@ -382,6 +395,9 @@ impl Swapper {
         if now.as_ref().is_some_and(|now| now.digest == before.digest) {
             return None;
         }
+        if now.is_some() {
+            self.counts.count(name, Swap::Applied);
+        }
         let reason = match &now {
             Some(bundled) => format!("{why}; bundled version {bundled} is back"),
             None => why.to_owned(),
@@ -414,6 +430,7 @@ impl Swapper {
             "plugin {name} is refused: {}; {serves}", failure.message
         );
         self.catalog.refused(name, failure.clone());
+        self.counts.count(name, Swap::Refused);
         SwapEvent::rejected(name.as_str(), serving, digest, failure)
     }
 }

@@ -10,6 +10,8 @@ use std::fmt;
 
 use url::{Host, Url};
 
+use crate::attempt::Denial;
+
 mod address;
 mod grant;
 
@@ -160,6 +162,19 @@ pub enum Refusal {
     Private(Origin),
     #[error("`{0}` is an address that no plugin may reach")]
     Never(Origin),
+}
+
+impl Refusal {
+    /// The same, without where it was to go.
+    pub const fn denial(&self) -> Denial {
+        match self {
+            Self::Origin(_) => Denial::NoOrigin,
+            Self::NotGranted(_) => Denial::NotGranted,
+            Self::NotDeclared(_) => Denial::NotDeclared,
+            Self::Private(_) => Denial::PrivateAddress,
+            Self::Never(_) => Denial::ForbiddenAddress,
+        }
+    }
 }
 
 impl Policy {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::attempt::{LogLevel, LogLine, Span};
+use crate::attempt::{Denial, LogLevel, LogLine, Span};
 use crate::plugin::limits::LogLimits;
 use crate::plugin::text;
 
@@ -34,8 +34,7 @@ pub(crate) struct Entries {
     pub(crate) dropped: u32,
     pub(crate) spans: Vec<Span>,
     pub(crate) requests: u32,
-    /// Those that were refused for what they would do.
-    pub(crate) effects_refused: u32,
+    pub(crate) denied: BTreeMap<Denial, u32>,
     log_bytes: usize,
     /// The second that `in_second` counts.
     second: u64,
@@ -121,10 +120,11 @@ impl Journal {
         allowed
     }
 
-    /// Counts a request that was refused for what it would do.
-    pub(crate) fn count_refused_effect(&self) {
+    /// Counts a request that does not go out.
+    pub(crate) fn count_denied(&self, denial: Denial) {
         let mut entries = self.inner.lock();
-        entries.effects_refused = entries.effects_refused.saturating_add(1);
+        let times = entries.denied.entry(denial).or_default();
+        *times = times.saturating_add(1);
     }
 
     pub(crate) fn open(&self, name: &'static str, fields: Fields) -> OpenSpan {

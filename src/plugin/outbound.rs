@@ -19,7 +19,7 @@ use url::Url;
 use uuid::Uuid;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use crate::attempt::{InShadow, LogLevel, SideEffects};
+use crate::attempt::{Denial, InShadow, LogLevel, SideEffects};
 use crate::ids::{PluginName, TraceId};
 use crate::plugin::egress::{Allowed, Origin, Policy};
 use crate::plugin::journal::{Fields, Journal, OpenSpan};
@@ -228,25 +228,26 @@ impl Way {
         let url =
             Url::parse(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
         let span = self.open_span(request.method(), &url);
-        let refuse = |error: Error, say: &str| {
+        let refuse = |denial: Denial, error: Error, say: &str| {
+            self.journal.count_denied(denial);
             let fields = Fields::from([("error".to_owned(), say.to_owned())]);
             self.journal.close(span, fields);
             Err(error)
         };
         if !self.journal.count_request(limits.requests) {
             let say = format!("an attempt may send {} requests", limits.requests);
-            return refuse(Error::ConnectionLimitReached, &say);
+            return refuse(Denial::TooMany, Error::ConnectionLimitReached, &say);
         }
         if request.headers().len() > limits.headers {
             let say = format!("a request may have {} headers", limits.headers);
-            return refuse(Error::HttpRequestHeaderSectionSize(None), &say);
+            let error = Error::HttpRequestHeaderSectionSize(None);
+            return refuse(Denial::TooManyHeaders, error, &say);
         }
         if self.is_refused_effect(request.method()) {
             let say = "it would have an effect, and this is a shadow without side effects";
-            self.journal.count_refused_effect();
             self.journal
                 .note(LogLevel::Info, format!("request refused: {say}"));
-            return refuse(Error::HttpRequestDenied, say);
+            return refuse(Denial::SideEffect, Error::HttpRequestDenied, say);
         }
         match self.outlet.policy.judge(&url) {
             Ok(allowed) => Ok(Admitted { url, allowed, span }),
@@ -254,7 +255,11 @@ impl Way {
                 let cure = cure::of(&refusal, &self.outlet);
                 let say = format!("request refused: {refusal}\n{cure}");
                 self.journal.note(LogLevel::Warn, say);
-                refuse(Error::HttpRequestDenied, &refusal.to_string())
+                refuse(
+                    refusal.denial(),
+                    Error::HttpRequestDenied,
+                    &refusal.to_string(),
+                )
             }
         }
     }
@@ -457,6 +462,7 @@ impl Way {
     /// Sorts a failure for the guest, and tells the log what a guest cannot see.
     fn failed(&self, cause: &reqwest::Error) -> Error {
         if let Some(refused) = failure::address_refused(cause) {
+            self.journal.count_denied(refused.denial());
             self.journal
                 .note(LogLevel::Warn, format!("request refused: {refused}"));
             return Error::DestinationIpProhibited;

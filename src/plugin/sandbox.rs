@@ -4,6 +4,8 @@
 //! Every way in which an attempt can end is mapped to an [`AttemptEnd`] once, in
 //! [`outcome`] and [`failure`]; no error of the engine leaves this module.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -222,6 +224,7 @@ impl Run {
         let journal = Journal::new(self.budget.start, limits.log.clone());
         let journal = Arc::new(journal.tapped(self.tap.clone()));
         let mut store = self.store(Arc::clone(&journal));
+        let mut busy = Duration::ZERO;
         let called = {
             let call = call(
                 &self.plugin,
@@ -233,7 +236,7 @@ impl Run {
             let cut = cut(&mut self.control, self.budget, self.grace);
             tokio::select! {
                 biased;
-                called = call => called,
+                called = timed(call, &mut busy) => called,
                 reason = cut => CallEnd::Cut(reason),
             }
         };
@@ -250,10 +253,11 @@ impl Run {
             end,
             measured: Measured {
                 run: self.budget.start.elapsed(),
+                busy,
                 usage,
                 peak_memory_bytes: peak as u64,
                 outbound_requests: entries.requests,
-                effects_refused: entries.effects_refused,
+                outbound_denied: entries.denied,
                 spans: entries.spans,
                 log: entries.log,
                 log_dropped: entries.dropped,
@@ -339,6 +343,19 @@ async fn call(
         Ok(returned) => CallEnd::Returned(returned),
         Err(cause) => CallEnd::Trapped(cause),
     }
+}
+
+/// Adds up how long a future keeps its thread. By the clock on the wall: one that
+/// counts the thread's own time would be two calls of the system for each poll.
+async fn timed<F: Future>(work: F, busy: &mut Duration) -> F::Output {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        let begun = Instant::now();
+        let polled = work.as_mut().poll(context);
+        *busy += begun.elapsed();
+        polled
+    })
+    .await
 }
 
 /// When and why the guest's call is dropped.

@@ -179,7 +179,7 @@ const fn is_slow(stable_ms: u64, candidate_ms: u64) -> bool {
 impl Seen {
     /// What the end of an attempt comes to.
     pub fn of(report: &AttemptReport) -> Self {
-        let end = match (&report.end, report.measured.effects_refused) {
+        let end = match (&report.end, report.measured.effects_refused()) {
             (AttemptEnd::Completed(outcome), _) => End::Done(Found::of(outcome, &report.artifacts)),
             (_, 1..) => End::Nothing {
                 code: EFFECTS_REFUSED.to_owned(),

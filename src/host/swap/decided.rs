@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Swap;
 use super::kept::Mark;
 use super::published::Fetched;
 use super::{SwapEvent, Swapper, Version};
@@ -158,6 +159,11 @@ impl Swapper {
         );
         self.catalog.recovered(&row.plugin);
         self.note(row);
+        let swap = match row.cause {
+            ServingCause::Promotion => Swap::Applied,
+            ServingCause::Rollback => Swap::RolledBack,
+        };
+        self.counts.count(&row.plugin, swap);
         SwapEvent::followed(&row.plugin, before, now, row)
     }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::change::Actor;
+use super::counts::Swap;
 use super::kept::signature_of;
 use super::{Offered, SwapEvent, Swapper, Version, withdrawn};
 use crate::bus::outage::bounded;
@@ -233,6 +234,7 @@ impl Swapper {
         };
         self.catalog.recovered(name);
         let served = self.catalog.serve_ready(name, own, Outgoing::Succeeded)?;
+        self.counts.count(name, Swap::Applied);
         let now = Version::of(&served.now);
         tracing::info!(
             plugin.name = %name, plugin.digest = %own,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Swap;
 use super::kept::Mark;
 use super::{SwapEvent, Swapper, Version};
 use crate::ids::{Digest, PluginName};
@@ -25,6 +26,7 @@ impl Swapper {
         to: Option<&DigestPrefix>,
     ) -> Result<RolledBack, RollbackError> {
         let rolled_back = self.catalog.roll_back(name, to)?;
+        self.counts.count(name, Swap::RolledBack);
         let to = rolled_back.to.digest();
         // What was decided before is over; what follows from this comes by the bus.
         if let Some(row) = self.decision(name).filter(|row| row.digest != to) {

@@ -7,6 +7,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy as Redirects;
 use wasmtime_wasi_http::Error;
 
+use crate::attempt::Denial;
 use crate::plugin::egress::{Allowed, Reach, reach_of};
 use crate::plugin::limits::OutboundLimits;
 
@@ -91,11 +92,27 @@ impl Resolve for Judging {
 
 /// All addresses of a name were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` resolves to {address}, {why}")]
+#[error("`{name}` resolves to {address}, {}", self.why())]
 pub(super) struct AddressRefused {
     name: String,
     address: IpAddr,
-    why: &'static str,
+    private: bool,
+}
+
+impl AddressRefused {
+    pub(super) const fn denial(&self) -> Denial {
+        match self.private {
+            true => Denial::PrivateAddress,
+            false => Denial::ForbiddenAddress,
+        }
+    }
+
+    const fn why(&self) -> &'static str {
+        match self.private {
+            true => "a private address, which only a grant of exactly this origin opens",
+            false => "an address that no plugin may reach",
+        }
+    }
 }
 
 fn judge(
@@ -110,12 +127,7 @@ fn judge(
         Some(address) if usable.is_empty() => Err(AddressRefused {
             name: name.to_owned(),
             address: address.ip(),
-            why: match reach_of(address.ip()) {
-                Reach::Private => {
-                    "a private address, which only a grant of exactly this origin opens"
-                }
-                Reach::Public | Reach::Never => "an address that no plugin may reach",
-            },
+            private: reach_of(address.ip()) == Reach::Private,
         }),
         _ => Ok(usable),
     }

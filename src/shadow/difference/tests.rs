@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::attempt::Measured;
+use crate::attempt::{Denial, Measured};
 
 fn report(end: AttemptEnd) -> AttemptReport {
     AttemptReport {
@@ -147,7 +147,10 @@ fn the_whole_table() {
 fn a_run_that_was_refused_its_effects_says_nothing_unless_it_did_without() {
     let refused = |end| {
         let mut report = report(end);
-        report.measured.effects_refused = 1;
+        report
+            .measured
+            .outbound_denied
+            .insert(Denial::SideEffect, 1);
         Seen::of(&report).end
     };
     let end = refused(retryable("worker_unreachable", Blame::Worker));

@@ -1,6 +1,7 @@
 //! The host around the API, as these tests need it: an executor that does what
 //! the payload says, one plugin for one pair of routes, and facts about both.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +10,15 @@ use cogo_host::api::{
     Candidacy, DirectoryStateView, DirectoryView, ExecutorNow, FlagView, HostFacts, PluginOperator,
     PluginSource, PluginView, PreviousView, Profile, PublishOrder, PublishRefused, PublishView,
     ReadinessCheck, RefusedFileView, RollbackOrder, RollbackView, RolloutRefused, RouteDecided,
-    RouteOperator, RouteRefused, RouteView, ServingView, VersionView, Versions,
+    RouteOperator, RouteRefused, RouteView, ServingView, SwapCounts, VersionView, Versions,
 };
 use cogo_host::artifacts::Artifacts as _;
 use cogo_host::artifacts::published::PublishedArtifacts;
 use cogo_host::attempt::{
-    Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Executor, Kind, LogLevel, LogLine,
-    Measured, PluginVersion, Problem, Progress, Span, StagedArtifact, StopReason,
+    Attempt, AttemptControl, AttemptEnd, AttemptReport, Blame, Denial, Executor, Kind, LogLevel,
+    LogLine, Measured, PluginVersion, Problem, Progress, Span, StagedArtifact, StopReason,
 };
-use cogo_host::ids::{Digest, MessageId, TraceId};
+use cogo_host::ids::{Digest, MessageId, PluginName, TraceId};
 use cogo_host::plugin::catalog::RollbackError;
 use cogo_host::report::{Outcome, Report};
 use cogo_host::route::{Policy, RouteKey, RoutePlugins};
@@ -125,7 +126,9 @@ fn measured() -> Measured {
     Measured {
         run: Duration::from_millis(12),
         peak_memory_bytes: 65_536,
+        busy: Duration::from_millis(250),
         outbound_requests: 1,
+        outbound_denied: [(Denial::TooMany, 5)].into(),
         spans: vec![Span {
             name: "http".into(),
             start_us: 100,
@@ -286,6 +289,15 @@ impl HostFacts for Facts {
             },
             broken,
         ]
+    }
+
+    fn swaps(&self) -> BTreeMap<PluginName, SwapCounts> {
+        let counts = SwapCounts {
+            applied: 3,
+            refused: 2,
+            rolled_back: 1,
+        };
+        [(plugin().name, counts)].into()
     }
 
     fn plugins_directory(&self) -> Option<DirectoryView> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cogo_host::attempt::{Attempt, AttemptEnd, AttemptReport, StopReason};
+use cogo_host::attempt::{Attempt, AttemptEnd, AttemptReport, Denial, StopReason};
 use cogo_host::plugin::limits::{Limits, OutboundLimits};
 use cogo_host::plugin::load::{Plugin, Settings};
 use cogo_host::report::Report;
@@ -62,6 +62,11 @@ fn http_span(report: &AttemptReport) -> &cogo_host::attempt::Span {
     found.expect("the request left a span")
 }
 
+fn denied(report: &AttemptReport) -> Vec<(Denial, u32)> {
+    let denied = report.measured.outbound_denied.iter();
+    denied.map(|(denial, times)| (*denial, *times)).collect()
+}
+
 fn log(report: &AttemptReport) -> String {
     let lines = report.measured.log.iter().map(|line| line.message.as_str());
     lines.collect::<Vec<_>>().join("\n")
@@ -96,6 +101,7 @@ async fn an_allowed_request_goes_out_with_the_hosts_headers() {
     assert!(lower.contains("\r\nuser-agent: cogo-host/"), "{request}");
 
     assert_eq!(report.measured.outbound_requests, 1);
+    assert_eq!(report.measured.outbound_allowed(), 1);
     let fields = &http_span(&report).fields;
     assert_eq!(fields["method"], "GET");
     assert_eq!(fields["status"], "200");
@@ -131,6 +137,8 @@ async fn a_request_that_nobody_granted_is_refused_with_the_grant_to_paste() {
     assert!(log.contains(&paste), "{log}");
     assert!(http_span(&report).fields.contains_key("error"));
     assert!(server.requests.lock().is_empty());
+    assert_eq!(denied(&report), [(Denial::NotGranted, 1)]);
+    assert_eq!(report.measured.outbound_allowed(), 0);
 }
 
 #[tokio::test]
@@ -142,6 +150,7 @@ async fn a_request_that_the_plugin_did_not_declare_is_refused() {
     assert_eq!(told(&report), (DENIED, 0));
     assert!(log(&report).contains("`egress`"), "{}", log(&report));
     assert!(server.requests.lock().is_empty());
+    assert_eq!(denied(&report), [(Denial::NotDeclared, 1)]);
 }
 
 #[tokio::test]
@@ -194,6 +203,9 @@ async fn a_name_under_a_wildcard_never_leads_to_a_private_address() {
     let report = Bench::new().run(&plugin).await;
     let (code, _) = told(&report);
     assert!(code == IP_PROHIBITED || code == -2, "{code}");
+    let resolved = code == IP_PROHIBITED;
+    let expected = resolved.then_some((Denial::PrivateAddress, 1));
+    assert_eq!(denied(&report), Vec::from_iter(expected));
     assert!(server.requests.lock().is_empty());
 }
 
@@ -212,6 +224,7 @@ async fn a_metadata_address_is_refused_even_when_named() {
             "{}",
             log(&report)
         );
+        assert_eq!(denied(&report), [(Denial::ForbiddenAddress, 1)]);
     }
 }
 
@@ -348,7 +361,12 @@ async fn a_head_that_does_not_come_is_waited_for_as_long_as_the_guest_says() {
     let silent = Server::start(Answer::Stall(Vec::new())).await;
     let mut fetch = Fetch::get(&silent.authority(), "/");
     fetch.first_byte = Some(50);
-    assert_eq!(told(&granted(&fetch).await), (RESPONSE_TIMEOUT, 0));
+    let report = granted(&fetch).await;
+    assert_eq!(told(&report), (RESPONSE_TIMEOUT, 0));
+    // Who waits keeps no thread.
+    let measured = &report.measured;
+    assert!(measured.busy > Duration::ZERO);
+    assert!(measured.busy + Duration::from_millis(50) <= measured.run);
 }
 
 #[tokio::test]
@@ -363,6 +381,8 @@ async fn number_of_requests_obeyed_and_violated() {
     let report = granted(&fetch).await;
     assert_eq!(told(&report).0, LIMIT_REACHED);
     assert_eq!(report.measured.outbound_requests, 64);
+    assert_eq!(denied(&report), [(Denial::TooMany, 1)]);
+    assert_eq!(report.measured.outbound_allowed(), 64);
 }
 
 async fn short(plugin: &Arc<Plugin>, deadline: u64) -> AttemptReport {

@@ -50,7 +50,10 @@ fn status(report: &AttemptReport) -> i32 {
 #[tokio::test]
 async fn what_only_reads_goes_out_and_names_the_shadow() {
     let (report, requests) = sent(None, SideEffects::Refuse).await;
-    assert_eq!((status(&report), report.measured.effects_refused), (200, 0));
+    assert_eq!(
+        (status(&report), report.measured.effects_refused()),
+        (200, 0)
+    );
     let request = requests[0].to_ascii_lowercase();
     assert!(request.contains("\r\nx-cogo-shadow: sh-1\r\n"), "{request}");
 }
@@ -59,7 +62,7 @@ async fn what_only_reads_goes_out_and_names_the_shadow() {
 async fn what_would_have_an_effect_is_refused_and_counted() {
     let (report, requests) = sent(Some(3), SideEffects::Refuse).await;
     assert_eq!(
-        (status(&report), report.measured.effects_refused),
+        (status(&report), report.measured.effects_refused()),
         (DENIED, 1)
     );
     assert!(requests.is_empty(), "{requests:?}");
@@ -73,7 +76,10 @@ async fn what_would_have_an_effect_is_refused_and_counted() {
 #[tokio::test]
 async fn effects_that_are_allowed_happen() {
     let (report, requests) = sent(Some(3), SideEffects::Allow).await;
-    assert_eq!((status(&report), report.measured.effects_refused), (200, 0));
+    assert_eq!(
+        (status(&report), report.measured.effects_refused()),
+        (200, 0)
+    );
     assert_eq!(requests.len(), 1);
 }
 

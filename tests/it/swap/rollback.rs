@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use cogo_host::api::SwapCounts;
 use cogo_host::ids::Digest;
 
 use super::harness::{Following, NAME, name, named, version};
@@ -27,12 +28,19 @@ async fn a_rollback_holds_until_the_file_holds_something_else() {
     let serving = || here.listed(NAME).serving.unwrap().version;
     assert_eq!(serving(), "1.0.1");
     here.stays().await;
+    let counted = |applied, refused, rolled_back| SwapCounts {
+        applied,
+        refused,
+        rolled_back,
+    };
+    assert_eq!(here.swapper.counts()[&name(NAME)], counted(2, 0, 1));
 
     // Written again as it was, and gone wrong and come back: still what it was.
     here.put(FILE, &two);
     here.stays().await;
     here.put(FILE, b"broken");
     here.expect("plugin_rejected").await;
+    assert_eq!(here.swapper.counts()[&name(NAME)], counted(2, 1, 1));
     here.put(FILE, &two);
     let mut changes = here.catalog().changes();
     while here.listed(NAME).last_failure.is_some() {
