@@ -10,6 +10,7 @@ mod audit;
 mod cells;
 mod control;
 mod error;
+mod head;
 mod host;
 mod lease;
 mod next_row;

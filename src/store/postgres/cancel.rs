@@ -1,11 +1,12 @@
 //! Cancelling: at once while a task waits, as a durable wish while it runs.
 
 use super::enqueue::insert_events;
-use super::head::{Head, adopt_heads, head_columns};
+use super::head::{adopt_heads, head_columns};
 use super::row::clean;
 use super::{PgCells, PostgresStore, Step};
 use crate::attempt::{Fence, LeaseEpoch};
 use crate::ids::{HolderId, MessageId};
+use crate::store::head::Head;
 use crate::store::{Cancelled, audit};
 use crate::task::{CANCELLED, Status};
 

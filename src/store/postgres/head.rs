@@ -1,16 +1,14 @@
-//! What is needed of a row to change its state outside of a claim, and the
-//! adoption of rows that other programs put on the bus.
+//! How the head of a row is read, and the adoption of rows that other programs
+//! put on the bus.
 
 use serde::Serialize;
 
+use super::Step;
 use super::connection::Turn;
 use super::row::to_json;
-use super::{PgCells, Step};
-use crate::event::{NewEvent, Subject};
+use crate::event::NewEvent;
 use crate::ids::{MessageId, TraceId};
-use crate::route::Route;
-use crate::store::audit::{self, ForeignLabels};
-use crate::store::rows;
+use crate::store::head::Head;
 
 /// The columns of a [`Head`]. Payloads over the limit have no labels.
 macro_rules! head_columns {
@@ -34,20 +32,6 @@ SET trace_id = label.trace_id,
 FROM json_to_recordset($1::json) AS label (id uuid, trace_id text, task_id text)
 WHERE m.id = label.id";
 
-pub(super) struct Head {
-    pub(super) id: MessageId,
-    pub(super) route: Route,
-    pub(super) trace_id: TraceId,
-    pub(super) task_id: Option<String>,
-    pub(super) epoch: i64,
-    pub(super) holder: Option<String>,
-    pub(super) attempts: u32,
-    pub(super) max_attempts: Option<u32>,
-    pub(super) cancel_requested: bool,
-    /// The labels to write, and the event, of a row that nobody adopted yet.
-    adoption: Option<(LabelCells, Option<NewEvent>)>,
-}
-
 /// The labels that a row goes by, as an element of a batch.
 #[derive(Serialize)]
 pub(super) struct LabelCells {
@@ -65,64 +49,21 @@ pub(super) async fn write_labels(turn: &mut Turn, labels: &[LabelCells]) -> Step
     Ok(())
 }
 
-impl Head {
-    pub(super) fn read(cells: &PgCells<'_>) -> Step<Self> {
-        let id = cells.id("id")?;
-        let route = rows::route(cells)?;
-        let epoch = cells.int("lease_epoch")?;
-        let task_column = cells.text("task_id")?;
-        let trace_column = cells.text("trace_id")?;
-        let usable = trace_column.as_deref().and_then(|text| text.parse().ok());
-        let (trace_id, task_id, adoption) = match (epoch, usable) {
-            (Some(_), Some(trace_id)) => (trace_id, task_column, None),
-            (epoch, _) => {
-                let payload = cells.text("payload")?.unwrap_or_default();
-                let (trace_payload, task_payload) = audit::payload_labels(&payload);
-                let adopted = ForeignLabels {
-                    trace_column,
-                    trace_payload,
-                    task_column,
-                    task_payload,
-                }
-                .adopt();
-                let event = epoch.is_none().then(|| adopted.enqueued(id, &route));
-                let labels = LabelCells {
-                    id,
-                    trace_id: adopted.trace_id.clone(),
-                    task_id: adopted.task_id.clone(),
-                };
-                (adopted.trace_id, adopted.task_id, Some((labels, event)))
-            }
-        };
-        Ok(Self {
-            id,
-            route,
-            trace_id,
-            task_id,
-            epoch: epoch.unwrap_or(0),
-            holder: cells.text("claimed_by")?,
-            attempts: cells.count32("attempts")?,
-            max_attempts: cells.count32_opt("max_attempts")?,
-            cancel_requested: cells.flag("cancel_requested")?,
-            adoption,
-        })
-    }
-
-    pub(super) fn subject(&self) -> Subject<'_> {
-        Subject {
-            id: self.id,
-            route: &self.route,
-            trace_id: &self.trace_id,
-            task_id: self.task_id.as_deref(),
-        }
-    }
-}
-
 /// Adopts those of `heads` that need it, in the caller's transaction; the
 /// events of that, to be written before any other of these tasks.
 pub(super) async fn adopt_heads(turn: &mut Turn, heads: &mut [Head]) -> Step<Vec<NewEvent>> {
-    let adoptions = heads.iter_mut().filter_map(|head| head.adoption.take());
-    let (labels, events): (Vec<_>, Vec<_>) = adoptions.unzip();
+    let (mut labels, mut events) = (Vec::new(), Vec::new());
+    for head in heads {
+        let Some(adoption) = head.take_adoption() else {
+            continue;
+        };
+        labels.push(LabelCells {
+            id: head.id,
+            trace_id: head.trace_id.clone(),
+            task_id: head.task_id.clone(),
+        });
+        events.extend(adoption.event);
+    }
     write_labels(turn, &labels).await?;
-    Ok(events.into_iter().flatten().collect())
+    Ok(events)
 }

@@ -11,15 +11,15 @@ use serde::Serialize;
 
 use super::connection::Turn;
 use super::enqueue::insert_events;
-use super::head::{Head, adopt_heads, head_columns};
+use super::head::{adopt_heads, head_columns};
 use super::row::to_json;
 use super::schema::{has_ttl, ttl_ends};
 use super::{PgCells, PostgresStore, Step};
 use crate::attempt::AttemptOutcome;
 use crate::event::NewEvent;
 use crate::ids::MessageId;
-use crate::store::audit::{self, Rescue, Vacant};
-use crate::store::{Rescued, Want};
+use crate::store::head::Head;
+use crate::store::{Rescued, Want, audit};
 use crate::task::Status;
 
 /// A route that somebody changed into none would fill the page for ever.
@@ -148,30 +148,15 @@ pub(super) async fn rescue(
     let mut cells = Vec::with_capacity(heads.len());
     let mut rescued = Vec::with_capacity(heads.len());
     for head in &heads {
-        let vacant = Vacant {
-            holder: head.holder.clone(),
-            epoch: head.epoch,
-            attempts: head.attempts,
-            max_attempts: head.max_attempts.unwrap_or(default_max_attempts),
-            deaths: deaths.get(&head.id).copied().unwrap_or(0),
-            cancel_requested: head.cancel_requested,
-        };
-        let rescue = vacant.rescue();
-        events.append(&mut vacant.events(&head.subject(), &rescue));
-        let (status, error) = match rescue {
-            Rescue::Queued => (Status::Queued, audit::lost_error()),
-            Rescue::Failed(problem) => (Status::Failed, audit::error_text(&problem)),
-        };
+        let deaths = deaths.get(&head.id).copied().unwrap_or(0);
+        let taken = head.take_back(deaths, default_max_attempts);
+        events.extend(taken.events);
         cells.push(TakeBackCells {
             id: head.id,
-            status,
-            error,
+            status: taken.rescued.status,
+            error: taken.error,
         });
-        rescued.push(Rescued {
-            id: head.id,
-            holder: head.holder.clone(),
-            status,
-        });
+        rescued.push(taken.rescued);
     }
     take_back(&mut turn, &cells, &events).await?;
     turn.finish().await?;

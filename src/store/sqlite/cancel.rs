@@ -7,11 +7,10 @@ use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step};
 use crate::attempt::{Fence, LeaseEpoch};
-use crate::event::{NewEvent, Subject};
-use crate::ids::{HolderId, MessageId, TraceId};
-use crate::route::{Route, RouteKey};
-use crate::store::Cancelled;
-use crate::store::audit::{self, ForeignLabels};
+use crate::event::NewEvent;
+use crate::ids::{HolderId, MessageId};
+use crate::store::head::Head;
+use crate::store::{Cancelled, audit};
 use crate::task::{CANCELLED, Status};
 
 /// The columns of a [`Head`]. Payloads over the limit have no labels.
@@ -55,96 +54,41 @@ FROM agent_messages INDEXED BY agent_messages_cancelling
 WHERE status = 'claimed' AND cancel_requested_at IS NOT NULL AND claimed_by = ?1
   AND lease_epoch IS NOT NULL";
 
-/// What is needed of a row to change its state outside of a claim.
-pub(super) struct Head {
+/// The head of a row, and where the row is.
+pub(super) struct Found {
     pub(super) row: i64,
-    pub(super) id: MessageId,
-    pub(super) route: Route,
-    pub(super) trace_id: TraceId,
-    pub(super) task_id: Option<String>,
-    pub(super) epoch: i64,
-    pub(super) holder: Option<String>,
-    pub(super) attempts: u32,
-    pub(super) max_attempts: Option<u32>,
-    pub(super) cancel_requested: bool,
-    /// The labels to write, and the event, of a row that nobody adopted yet.
-    adoption: Option<(LabelCells, Option<NewEvent>)>,
+    pub(super) head: Head,
 }
 
-impl Head {
+impl Found {
     pub(super) fn read(cells: &Cells<'_>) -> Step<Self> {
-        let row = cells.int("row")?.unwrap_or(0);
-        let id = cells.parsed("id")?;
-        let key = RouteKey::new(
-            &cells.required_text("service")?,
-            &cells.required_text("role")?,
-        );
-        let route = Route {
-            key: key.map_err(|cause| cells.wrong(cause))?,
-            shard: cells.int32("shard")?,
-            tenant: cells.text("tenant")?,
-        };
-        let epoch = cells.int("lease_epoch")?;
-        let task_column = cells.text("task_id")?;
-        let trace_column = cells.text("trace_id")?;
-        let usable = trace_column.as_deref().and_then(|text| text.parse().ok());
-        let (trace_id, task_id, adoption) = match (epoch, usable) {
-            (Some(_), Some(trace_id)) => (trace_id, task_column, None),
-            (epoch, _) => {
-                let payload = cells.text("payload")?.unwrap_or_default();
-                let (trace_payload, task_payload) = audit::payload_labels(&payload);
-                let adopted = ForeignLabels {
-                    trace_column,
-                    trace_payload,
-                    task_column,
-                    task_payload,
-                }
-                .adopt();
-                let event = epoch.is_none().then(|| adopted.enqueued(id, &route));
-                let labels = LabelCells {
-                    row,
-                    trace_id: adopted.trace_id.clone(),
-                    task_id: adopted.task_id.clone(),
-                };
-                (adopted.trace_id, adopted.task_id, Some((labels, event)))
-            }
-        };
-        let max_attempts = cells.int("max_attempts")?;
         Ok(Self {
-            row,
-            id,
-            route,
-            trace_id,
-            task_id,
-            epoch: epoch.unwrap_or(0),
-            holder: cells.text("claimed_by")?,
-            attempts: cells.count32("attempts")?,
-            max_attempts: max_attempts.map(|max| u32::try_from(max).unwrap_or(0)),
-            cancel_requested: cells.flag("cancel_requested")?,
-            adoption,
+            row: cells.int("row")?.unwrap_or(0),
+            head: Head::read(cells)?,
         })
     }
-
-    pub(super) fn subject(&self) -> Subject<'_> {
-        Subject {
-            id: self.id,
-            route: &self.route,
-            trace_id: &self.trace_id,
-            task_id: self.task_id.as_deref(),
-        }
-    }
 }
 
-/// Adopts those of `heads` that need it, in the caller's transaction; the
-/// events of that, to be written before any other of these tasks.
-pub(super) async fn adopt_heads(
+/// Adopts those rows that need it, in the caller's transaction; the events of
+/// that, to be written before any other of these tasks.
+pub(super) async fn adopt_found(
     conn: &mut SqliteConnection,
-    heads: &mut [Head],
+    found: &mut [Found],
 ) -> Step<Vec<NewEvent>> {
-    let adoptions = heads.iter_mut().filter_map(|head| head.adoption.take());
-    let (labels, events): (Vec<_>, Vec<_>) = adoptions.unzip();
+    let (mut labels, mut events) = (Vec::new(), Vec::new());
+    for Found { row, head } in found {
+        let Some(adoption) = head.take_adoption() else {
+            continue;
+        };
+        labels.push(LabelCells {
+            row: *row,
+            trace_id: head.trace_id.clone(),
+            task_id: head.task_id.clone(),
+        });
+        events.extend(adoption.event);
+    }
     write_labels(conn, &labels).await?;
-    Ok(events.into_iter().flatten().collect())
+    Ok(events)
 }
 
 pub(super) async fn cancel(
@@ -169,13 +113,13 @@ pub(super) async fn cancel(
         writer.rollback().await?;
         return Ok(Some(Cancelled::Ended(status)));
     }
-    let mut heads = [Head::read(&cells)?];
-    let mut events = adopt_heads(conn, &mut heads).await?;
-    let [head] = &heads;
+    let mut found = [Found::read(&cells)?];
+    let mut events = adopt_found(conn, &mut found).await?;
+    let [Found { row, head }] = &found;
     let cancelled = match status {
         Status::Queued => {
             sqlx::query(FAIL_WAITING)
-                .bind(head.row)
+                .bind(*row)
                 .bind(CANCELLED)
                 .execute(&mut *conn)
                 .await?;
@@ -184,10 +128,7 @@ pub(super) async fn cancel(
         }
         // A foreign worker's row too: it is cancelled should it come back.
         _ => {
-            let asked = sqlx::query(REQUEST)
-                .bind(head.row)
-                .execute(&mut *conn)
-                .await?;
+            let asked = sqlx::query(REQUEST).bind(*row).execute(&mut *conn).await?;
             if asked.rows_affected() > 0 {
                 events.push(audit::cancel_requested(&head.subject(), actor));
             }

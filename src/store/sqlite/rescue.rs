@@ -10,15 +10,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnection;
 
-use super::cancel::{Head, adopt_heads, head_columns};
+use super::cancel::{Found, adopt_found, head_columns};
 use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step, execute_batch, int};
 use crate::attempt::AttemptOutcome;
 use crate::event::NewEvent;
 use crate::ids::MessageId;
-use crate::store::audit::{self, Rescue, Vacant};
-use crate::store::{Rescued, Want};
+use crate::store::{Rescued, Want, audit};
 use crate::task::Status;
 
 const LIST_VACANT: &str = concat!(
@@ -125,35 +124,20 @@ pub(super) async fn rescue(
     let mut writer = store.writers.acquire().await?;
     writer.begin().await?;
     let conn = writer.conn()?;
-    let (mut heads, deaths) = list_vacant(conn, limit).await?;
-    let mut events = adopt_heads(conn, &mut heads).await?;
-    let mut cells = Vec::with_capacity(heads.len());
-    let mut rescued = Vec::with_capacity(heads.len());
-    for head in &heads {
-        let vacant = Vacant {
-            holder: head.holder.clone(),
-            epoch: head.epoch,
-            attempts: head.attempts,
-            max_attempts: head.max_attempts.unwrap_or(default_max_attempts),
-            deaths: deaths.get(&head.id).copied().unwrap_or(0),
-            cancel_requested: head.cancel_requested,
-        };
-        let rescue = vacant.rescue();
-        events.append(&mut vacant.events(&head.subject(), &rescue));
-        let (status, error) = match rescue {
-            Rescue::Queued => (Status::Queued, audit::lost_error()),
-            Rescue::Failed(problem) => (Status::Failed, audit::error_text(&problem)),
-        };
+    let (mut found, deaths) = list_vacant(conn, limit).await?;
+    let mut events = adopt_found(conn, &mut found).await?;
+    let mut cells = Vec::with_capacity(found.len());
+    let mut rescued = Vec::with_capacity(found.len());
+    for Found { row, head } in &found {
+        let deaths = deaths.get(&head.id).copied().unwrap_or(0);
+        let taken = head.take_back(deaths, default_max_attempts);
+        events.extend(taken.events);
         cells.push(TakeBackCells {
-            row: head.row,
-            status,
-            error,
+            row: *row,
+            status: taken.rescued.status,
+            error: taken.error,
         });
-        rescued.push(Rescued {
-            id: head.id,
-            holder: head.holder.clone(),
-            status,
-        });
+        rescued.push(taken.rescued);
     }
     take_back(conn, &cells, &events).await?;
     writer.commit().await?;
@@ -173,17 +157,17 @@ async fn any_vacant(store: &SqliteStore) -> Step<bool> {
 async fn list_vacant(
     conn: &mut SqliteConnection,
     limit: u32,
-) -> Step<(Vec<Head>, HashMap<MessageId, u32>)> {
+) -> Step<(Vec<Found>, HashMap<MessageId, u32>)> {
     let rows = sqlx::query(LIST_VACANT).bind(limit).fetch_all(conn).await?;
-    let mut heads = Vec::with_capacity(rows.len());
+    let mut vacant = Vec::with_capacity(rows.len());
     let mut deaths = HashMap::with_capacity(rows.len());
     for row in &rows {
         let cells = Cells::of("agent_messages", row);
-        let head = Head::read(&cells)?;
-        deaths.insert(head.id, cells.count32("deaths")?);
-        heads.push(head);
+        let found = Found::read(&cells)?;
+        deaths.insert(found.head.id, cells.count32("deaths")?);
+        vacant.push(found);
     }
-    Ok((heads, deaths))
+    Ok((vacant, deaths))
 }
 
 async fn take_back(
@@ -216,13 +200,13 @@ pub(super) async fn expire(
     let mut writer = store.writers.acquire().await?;
     writer.begin().await?;
     let conn = writer.conn()?;
-    let mut heads = list_expired(conn, &wanted, limit).await?;
-    let mut events = adopt_heads(conn, &mut heads).await?;
+    let mut expired = list_expired(conn, &wanted, limit).await?;
+    let mut events = adopt_found(conn, &mut expired).await?;
     let problem = audit::expired();
-    for head in &heads {
-        events.append(&mut head.subject().failed(&problem, None));
+    for found in &expired {
+        events.append(&mut found.head.subject().failed(&problem, None));
     }
-    let rows: Vec<i64> = heads.iter().map(|head| head.row).collect();
+    let rows: Vec<i64> = expired.iter().map(|found| found.row).collect();
     sqlx::query(FAIL_WAITING)
         .bind(serde_json::to_string(&rows)?)
         .bind(audit::error_text(&problem))
@@ -230,7 +214,7 @@ pub(super) async fn expire(
         .await?;
     insert_events(conn, &events).await?;
     writer.commit().await?;
-    Ok(heads.iter().map(|head| head.id).collect())
+    Ok(expired.iter().map(|found| found.head.id).collect())
 }
 
 fn want_cells(wants: &[Want]) -> Vec<Value> {
@@ -245,14 +229,14 @@ fn want_cells(wants: &[Want]) -> Vec<Value> {
     cells.collect()
 }
 
-async fn list_expired(conn: &mut SqliteConnection, wanted: &str, limit: u32) -> Step<Vec<Head>> {
+async fn list_expired(conn: &mut SqliteConnection, wanted: &str, limit: u32) -> Step<Vec<Found>> {
     let rows = sqlx::query(LIST_EXPIRED)
         .bind(wanted)
         .bind(int(u64::from(limit)))
         .fetch_all(conn)
         .await?;
-    let heads = rows
+    let found = rows
         .iter()
-        .map(|row| Head::read(&Cells::of("agent_messages", row)));
-    heads.collect()
+        .map(|row| Found::read(&Cells::of("agent_messages", row)));
+    found.collect()
 }
