@@ -1,9 +1,11 @@
 //! Rows as the rest of the host reads them, whatever database they come from:
 //! every store selects the same columns by the same names.
 
+use std::collections::HashMap;
+
 use super::cells::{Cells, Columns, Step};
-use super::{ArtifactRow, AttemptRow, Depth, HostRow, Latency, Waiting, audit};
-use crate::attempt::Kind;
+use super::{ArtifactRow, AttemptRow, Depth, HostRow, Latency, Renewal, Waiting, audit};
+use crate::attempt::{Fence, Kind, LeaseEpoch};
 use crate::event::Event;
 use crate::gate::{Ended, How};
 use crate::ids::{Digest, TraceId};
@@ -155,6 +157,32 @@ pub(super) fn latency<R: Columns>(cells: &Cells<'_, R>) -> Step<Latency> {
         p90_ms: ms(cells.int("p90_ms")?),
         n: cells.count("n")?,
     })
+}
+
+/// The claim of a row.
+pub(super) fn fence<R: Columns>(cells: &Cells<'_, R>) -> Step<Fence> {
+    Ok(Fence {
+        id: cells.id("id")?,
+        epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
+    })
+}
+
+/// What became of the leases that were to be renewed, in the order of `fences`;
+/// one without a row is lost.
+pub(super) fn renewals<R: Columns>(rows: &[R], fences: &[Fence]) -> Step<Vec<Renewal>> {
+    let mut held = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let cells = Cells::of("agent_messages", row);
+        let renewal = match cells.flag("cancel_requested")? {
+            true => Renewal::CancelRequested,
+            false => Renewal::Held,
+        };
+        held.insert(fence(&cells)?, renewal);
+    }
+    let answers = fences
+        .iter()
+        .map(|fence| held.get(fence).copied().unwrap_or(Renewal::Lost));
+    Ok(answers.collect())
 }
 
 /// The route of a row; none where somebody else's names are none of ours.

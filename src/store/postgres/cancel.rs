@@ -4,10 +4,10 @@ use super::enqueue::insert_events;
 use super::head::{adopt_heads, head_columns};
 use super::row::clean;
 use super::{PgCells, PostgresStore, Step};
-use crate::attempt::{Fence, LeaseEpoch};
+use crate::attempt::Fence;
 use crate::ids::{HolderId, MessageId};
 use crate::store::head::Head;
-use crate::store::{Cancelled, audit};
+use crate::store::{Cancelled, audit, rows};
 use crate::task::{CANCELLED, Status};
 
 const READ: &str = concat!(
@@ -81,12 +81,8 @@ pub(super) async fn requests(store: &PostgresStore, holder: &HolderId) -> Step<V
     let query = turn.query(LIST_REQUESTS).bind(holder.as_str());
     let rows = query.fetch_all(turn.conn()).await?;
     turn.finish().await?;
-    let fences = rows.iter().map(|row| {
-        let cells = PgCells::of("agent_messages", row);
-        Ok(Fence {
-            id: cells.id("id")?,
-            epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
-        })
-    });
+    let fences = rows
+        .iter()
+        .map(|row| rows::fence(&PgCells::of("agent_messages", row)));
     fences.collect()
 }

@@ -10,14 +10,14 @@
 
 mod ends;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use self::ends::{EndColumns, end_rows};
 use super::enqueue::{EventColumns, event_rows, hint, insert_events, task_columns};
 use super::row::{micros, to_json};
 use super::{PgCells, PostgresStore, Step};
-use crate::attempt::{Fence, LeaseEpoch};
+use crate::attempt::Fence;
 use crate::event::NewEvent;
 use crate::ids::{HolderId, TraceId};
 use crate::route::Route;
@@ -294,21 +294,5 @@ pub(super) async fn renew(
         .bind(micros(lease));
     let rows = query.fetch_all(turn.conn()).await?;
     turn.finish().await?;
-    let mut held = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let cells = PgCells::of("agent_messages", row);
-        let fence = Fence {
-            id: cells.id("id")?,
-            epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
-        };
-        let renewal = match cells.flag("cancel_requested")? {
-            true => Renewal::CancelRequested,
-            false => Renewal::Held,
-        };
-        held.insert(fence, renewal);
-    }
-    let answers = fences
-        .iter()
-        .map(|fence| held.get(fence).copied().unwrap_or(Renewal::Lost));
-    Ok(answers.collect())
+    rows::renewals(&rows, fences)
 }

@@ -6,11 +6,11 @@ use super::claim::{LabelCells, write_labels};
 use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step};
-use crate::attempt::{Fence, LeaseEpoch};
+use crate::attempt::Fence;
 use crate::event::NewEvent;
 use crate::ids::{HolderId, MessageId};
 use crate::store::head::Head;
-use crate::store::{Cancelled, audit};
+use crate::store::{Cancelled, audit, rows};
 use crate::task::{CANCELLED, Status};
 
 /// The columns of a [`Head`]. Payloads over the limit have no labels.
@@ -146,12 +146,8 @@ pub(super) async fn requests(store: &SqliteStore, holder: &HolderId) -> Step<Vec
         .bind(holder.as_str())
         .fetch_all(&mut *conn)
         .await?;
-    let fences = rows.iter().map(|row| {
-        let cells = Cells::of("agent_messages", row);
-        Ok(Fence {
-            id: cells.parsed("id")?,
-            epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
-        })
-    });
+    let fences = rows
+        .iter()
+        .map(|row| rows::fence(&Cells::of("agent_messages", row)));
     fences.collect()
 }

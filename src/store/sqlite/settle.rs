@@ -1,7 +1,7 @@
 //! Ending attempts, and keeping their leases alive until then.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,10 +15,10 @@ use crate::attempt::{Blame, Fence, Kind, LeaseEpoch, LogLine, Span, Usage};
 use crate::event::NewEvent;
 use crate::ids::{HolderId, MessageId, TraceId};
 use crate::millis::millis;
-use crate::route::{Route, RouteKey};
+use crate::route::Route;
 use crate::selection::Why;
 use crate::store::next_row::NextRow;
-use crate::store::{Renewal, Settled, Settlement, audit};
+use crate::store::{Renewal, Settled, Settlement, audit, rows};
 use crate::task::Status;
 
 /// The fence. One row comes back, since each that crosses from SQLite's thread
@@ -362,13 +362,6 @@ async fn list_fences(
         .collect())
 }
 
-fn fence_of(cells: &Cells<'_>, id: &str) -> Step<Fence> {
-    Ok(Fence {
-        id: cells.parsed(id)?,
-        epoch: LeaseEpoch(cells.int("lease_epoch")?.unwrap_or(0)),
-    })
-}
-
 fn artifacts<'a>(applied: &[&'a Settlement]) -> Vec<ArtifactCells<'a>> {
     let each = applied.iter().flat_map(|settlement| {
         settlement.artifacts.iter().map(|artifact| ArtifactCells {
@@ -413,18 +406,7 @@ async fn read_subject(
     };
     let cells = Cells::of("agent_messages", &row);
     let trace_id = cells.text("trace_id")?.and_then(|text| text.parse().ok());
-    let key = RouteKey::new(
-        &cells.required_text("service")?,
-        &cells.required_text("role")?,
-    );
-    let route = match key {
-        Err(_) => None,
-        Ok(key) => Some(Route {
-            key,
-            shard: cells.int32("shard")?,
-            tenant: cells.text("tenant")?,
-        }),
-    };
+    let route = rows::route_opt(&cells)?;
     Ok((trace_id.unwrap_or_else(TraceId::generate), route))
 }
 
@@ -447,18 +429,5 @@ pub(super) async fn renew(
         .fetch_all(writer.conn()?)
         .await?;
     writer.commit().await?;
-    let mut held = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let cells = Cells::of("agent_messages", row);
-        let fence = fence_of(&cells, "id")?;
-        let renewal = match cells.flag("cancel_requested")? {
-            true => Renewal::CancelRequested,
-            false => Renewal::Held,
-        };
-        held.insert(fence, renewal);
-    }
-    let answers = fences
-        .iter()
-        .map(|f| held.get(f).copied().unwrap_or(Renewal::Lost));
-    Ok(answers.collect())
+    rows::renewals(&rows, fences)
 }
