@@ -214,11 +214,12 @@ fn a_promoted_version_keeps_no_host_from_starting() {
         .with("COGO_WORKER_URL", "http://127.0.0.1:9")
         .with("COGO_HOST_TOKEN", TOKEN)
         .with("COGO_PLUGINS_DIR", "plugins");
-    // Nobody said that this version is real: it counts as another mock.
     let bytes = marked_of("cogo-worker", "next");
     let candidate = format!("cogo-worker@{}", Digest::of(&bytes));
     fs::create_dir(here.path().join("plugins")).unwrap();
     fs::write(here.path().join("plugins/cogo-worker.wasm"), bytes).unwrap();
+    let config = here.path().join("cogo.toml");
+    fs::write(&config, "[plugin.cogo-worker]\nkind = \"real\"\n").unwrap();
     let mut host = here.host(&[]);
     let start = ["rollout", "start", "--route", ROUTE, "--reason", "as told"];
     let share = ["--steps", "100", "--candidate", &candidate];
@@ -235,6 +236,8 @@ fn a_promoted_version_keeps_no_host_from_starting() {
     assert_eq!(before["pair"]["real"], "cogo-worker", "{before}");
     host.process.signal("TERM");
     assert_eq!(host.process.wait(), Some(0));
+    // Nobody says any more that this version is real: it counts as another mock.
+    fs::remove_file(&config).unwrap();
     assert_eq!(served(&here.host(&[])), before);
 }
 
