@@ -5,22 +5,30 @@
 
 use crate::task::Status;
 
-/// Tasks that wait or have ended.
-const UNCLAIMED: &str = "status <> 'claimed'";
-/// Claims of hosts, and those of foreign workers.
-const CLAIMED: [&str; 2] = [
-    "status = 'claimed' AND lease_expires_at IS NOT NULL",
-    "status = 'claimed' AND lease_expires_at IS NULL",
-];
+/// What holds in a part.
+macro_rules! part {
+    // Tasks that wait or have ended.
+    (unclaimed) => {
+        "status <> 'claimed'"
+    };
+    (held) => {
+        "status = 'claimed' AND lease_expires_at IS NOT NULL"
+    };
+    // Claims of foreign workers.
+    (foreign) => {
+        "status = 'claimed' AND lease_expires_at IS NULL"
+    };
+}
+pub(super) use part;
 
 /// The parts that hold tasks of a status; all of them for any.
 pub(super) fn holding(status: Option<Status>) -> Vec<&'static str> {
-    let mut parts = Vec::with_capacity(1 + CLAIMED.len());
+    let mut parts = Vec::with_capacity(3);
     if status != Some(Status::Claimed) {
-        parts.push(UNCLAIMED);
+        parts.push(part!(unclaimed));
     }
     if matches!(status, None | Some(Status::Claimed)) {
-        parts.extend(CLAIMED);
+        parts.extend([part!(held), part!(foreign)]);
     }
     parts
 }
@@ -29,25 +37,23 @@ pub(super) fn holding(status: Option<Status>) -> Vec<&'static str> {
 macro_rules! from_parts {
     ($columns:literal, $holds:expr) => {
         concat!(
-            "(SELECT ",
-            $columns,
-            " FROM agent_messages WHERE status <> 'claimed' AND ",
-            $holds,
-            "
-  UNION ALL
-  SELECT ",
-            $columns,
-            " FROM agent_messages
-  WHERE status = 'claimed' AND lease_expires_at IS NOT NULL AND ",
-            $holds,
-            "
-  UNION ALL
-  SELECT ",
-            $columns,
-            " FROM agent_messages
-  WHERE status = 'claimed' AND lease_expires_at IS NULL AND ",
-            $holds,
+            "(",
+            from_parts!(unclaimed, $columns, $holds),
+            "\n  UNION ALL\n  ",
+            from_parts!(held, $columns, $holds),
+            "\n  UNION ALL\n  ",
+            from_parts!(foreign, $columns, $holds),
             ")"
+        )
+    };
+    ($part:ident, $columns:literal, $holds:expr) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM agent_messages WHERE ",
+            $crate::store::postgres::parts::part!($part),
+            " AND ",
+            $holds
         )
     };
 }

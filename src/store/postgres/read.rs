@@ -206,8 +206,8 @@ pub(super) async fn tasks(store: &PostgresStore, filter: &TaskFilter) -> Step<Ve
         query.push(")");
     }
     query.push(") AS agent_messages").push(NEWEST);
-    query.push_bind(i64::from(filter.limit)).push(")");
-    query.push(NEWEST).push_bind(i64::from(filter.limit));
+    query.push_bind(i64::from(filter.limit));
+    query.push(") ORDER BY agent_messages.created_at DESC, id DESC");
     let mut turn = store.connections.turn().await?;
     let query = query.build().persistent(!store.is_pooled());
     let rows = query.fetch_all(turn.conn()).await?;
