@@ -360,14 +360,14 @@ pub fn retracted(name: &str, digest: Digest, actor: &str, reason: Option<&Reason
     of_plugin(PLUGIN_RETRACTED, reason, payload)
 }
 
-fn of_plugin(event_type: &str, reason: Option<String>, payload: Value) -> NewEvent {
+fn of_plugin(event_type: &'static str, reason: Option<String>, payload: Value) -> NewEvent {
     NewEvent {
-        event_type: event_type.to_owned(),
+        event_type: event_type.into(),
         message_id: None,
         route: None,
         trace_id: TraceId::generate(),
         reason,
-        payload,
+        payload: payload.into(),
     }
 }
 
@@ -438,14 +438,19 @@ pub fn breaker_closed(path: &RealPath, host: &str, held: bool) -> Vec<NewEvent> 
     in_one_trace(events)
 }
 
-fn event(event_type: &str, route: &RouteKey, reason: Option<&str>, payload: Value) -> NewEvent {
+fn event(
+    event_type: &'static str,
+    route: &RouteKey,
+    reason: Option<&str>,
+    payload: Value,
+) -> NewEvent {
     NewEvent {
-        event_type: event_type.to_owned(),
+        event_type: event_type.into(),
         message_id: None,
         route: Some(Route::of(route.clone())),
         trace_id: TraceId::generate(),
         reason: reason.map(str::to_owned),
-        payload,
+        payload: payload.into(),
     }
 }
 
@@ -486,11 +491,11 @@ mod tests {
             tasks: 2,
         };
         let events = breaker_opened(&path, &cause, "h", true);
-        let types: Vec<&str> = events.iter().map(|e| e.event_type.as_str()).collect();
+        let types: Vec<&str> = events.iter().map(|e| &*e.event_type).collect();
         assert_eq!(types, [BREAKER_OPENED, ROUTE_HELD]);
         assert_eq!(events[0].trace_id, events[1].trace_id);
         assert_eq!(
-            events[1].payload["approve"],
+            events[1].payload.value()["approve"],
             "cogo-host fallback approve --route code/build-test --reason TEXT --ttl 30m"
         );
     }

@@ -4,11 +4,17 @@
 //! Events are written by the store in the transaction of the change they
 //! record. This module only says what they are; each carries a `trace_id`.
 
+mod payload;
+
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use self::payload::{AttemptFacts, DoneFacts, FailureFacts};
+pub use self::payload::{EventPayload, RetryFacts};
 use crate::attempt::{AttemptOutcome, AttemptRecord, Problem};
 use crate::ids::{MessageId, TraceId};
 use crate::millis::millis;
@@ -93,12 +99,12 @@ pub const PLUGIN_RELEASED: &str = "plugin_released";
 /// An event to be written; the database gives it its id and its instant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    pub event_type: String,
+    pub event_type: Cow<'static, str>,
     pub message_id: Option<MessageId>,
     pub route: Option<Route>,
     pub trace_id: TraceId,
     pub reason: Option<String>,
-    pub payload: Value,
+    pub payload: EventPayload,
 }
 
 /// An event as it is read back.
@@ -144,10 +150,25 @@ pub struct Subject<'a> {
     pub task_id: Option<&'a str>,
 }
 
+/// What is known of the attempt that a task failed with.
+#[derive(Debug, Clone, Copy)]
+pub enum LastAttempt<'a> {
+    /// None was made.
+    Never,
+    /// It left nothing but its number.
+    Lost(u32),
+    Ended(&'a AttemptRecord),
+}
+
 impl Subject<'_> {
-    pub fn event(&self, event_type: &str, reason: Option<&str>, payload: Value) -> NewEvent {
+    pub fn event(
+        &self,
+        event_type: impl Into<Cow<'static, str>>,
+        reason: Option<&str>,
+        payload: EventPayload,
+    ) -> NewEvent {
         NewEvent {
-            event_type: event_type.to_owned(),
+            event_type: event_type.into(),
             message_id: Some(self.id),
             route: Some(self.route.clone()),
             trace_id: self.trace_id.clone(),
@@ -157,34 +178,15 @@ impl Subject<'_> {
     }
 
     /// The first event of every task.
-    pub fn enqueued(&self, payload: Value) -> NewEvent {
+    pub fn enqueued(&self, payload: EventPayload) -> NewEvent {
         self.event(EXECUTE_ENQUEUED, None, payload)
     }
 
     /// The events that the end of an attempt leaves.
     pub fn settled(&self, next: &Next, attempt: &AttemptRecord) -> Vec<NewEvent> {
-        let key = &self.route.key;
         match next {
-            Next::Done { result, .. } => {
-                let done = self.event(EXECUTE_DONE, None, attempt_payload(attempt));
-                let own = self.event(
-                    &role_event(key, RoleStep::Done),
-                    None,
-                    json!({
-                        "task_id": self.task_id,
-                        "attempt": attempt.attempt,
-                        "result": without_output(result),
-                    }),
-                );
-                let mut events = vec![done, own];
-                if attempt.why.as_ref().is_some_and(|why| why.fallback) {
-                    let payload = attempt_payload(attempt);
-                    events.push(self.event(EXECUTE_FALLBACK, None, payload));
-                }
-                events
-            }
+            Next::Done { result, .. } => self.done(result, attempt),
             Next::Queued { delay, problem, .. } => {
-                let delay_ms = millis(*delay);
                 let code = problem.as_ref().map(|p| p.code.as_str());
                 let code = code.or(attempt.code.as_deref());
                 let reason = match (problem, attempt.outcome) {
@@ -193,64 +195,70 @@ impl Subject<'_> {
                     (None, AttemptOutcome::Drained) => "the host is draining",
                     (None, _) => "given back",
                 };
-                let payload = json!({
-                    "attempt": attempt.attempt,
-                    "delay_ms": delay_ms,
-                    "code": code.unwrap_or(attempt.outcome.as_str()),
-                    "blame": attempt.blame,
-                    "outcome": attempt.outcome,
-                });
-                self.both(EXECUTE_RETRY, RoleStep::Retry, reason, payload)
+                self.retried(
+                    reason,
+                    &RetryFacts {
+                        attempt: attempt.attempt,
+                        delay_ms: millis(*delay),
+                        code: code.unwrap_or(attempt.outcome.as_str()),
+                        blame: attempt.blame,
+                        outcome: attempt.outcome,
+                    },
+                )
             }
             Next::Failed { problem } if problem.code == CANCELLED => {
-                let payload = json!({ "attempt": attempt.attempt });
-                vec![self.event(EXECUTE_CANCELLED, Some(&problem.message), payload)]
+                self.cancelled(&problem.message, attempt.attempt)
             }
-            Next::Failed { problem } => self.failed(problem, Some(attempt)),
+            Next::Failed { problem } => self.failed(problem, LastAttempt::Ended(attempt)),
         }
     }
 
-    /// The events of a task that failed for good, with or without an attempt.
-    pub fn failed(&self, problem: &Problem, attempt: Option<&AttemptRecord>) -> Vec<NewEvent> {
-        let mut payload = attempt.map_or_else(|| json!({}), attempt_payload);
-        if let Some(object) = payload.as_object_mut() {
-            object.insert("code".to_owned(), json!(problem.code));
-            object.insert("blame".to_owned(), json!(problem.blame));
-        }
+    fn done(&self, result: &Value, attempt: &AttemptRecord) -> Vec<NewEvent> {
+        let facts = EventPayload::of(&AttemptFacts::of(attempt));
+        let own = EventPayload::of(&DoneFacts {
+            task_id: self.task_id,
+            attempt: attempt.attempt,
+            result: payload::WithoutOutput(result),
+        });
+        let fallback = attempt.why.as_ref().is_some_and(|why| why.fallback);
+        let fallback = fallback.then(|| self.event(EXECUTE_FALLBACK, None, facts.clone()));
+        let mut events = Vec::with_capacity(3);
+        events.push(self.event(EXECUTE_DONE, None, facts));
+        events.push(self.event(role_event(&self.route.key, RoleStep::Done), None, own));
+        events.extend(fallback);
+        events
+    }
+
+    /// The events of a task that waits again.
+    pub fn retried(&self, reason: &str, facts: &RetryFacts<'_>) -> Vec<NewEvent> {
+        let payload = EventPayload::of(facts);
+        self.both(EXECUTE_RETRY, RoleStep::Retry, reason, payload)
+    }
+
+    /// The event of a task that was cancelled in its attempt.
+    pub fn cancelled(&self, reason: &str, attempt: u32) -> Vec<NewEvent> {
+        let payload = json!({ "attempt": attempt }).into();
+        vec![self.event(EXECUTE_CANCELLED, Some(reason), payload)]
+    }
+
+    /// The events of a task that failed for good.
+    pub fn failed(&self, problem: &Problem, last: LastAttempt<'_>) -> Vec<NewEvent> {
+        let payload = EventPayload::of(&FailureFacts::of(problem, last));
         self.both(EXECUTE_FAILED, RoleStep::Failed, &problem.message, payload)
     }
 
     /// The general event and the role's own, alike.
-    fn both(&self, general: &str, step: RoleStep, reason: &str, payload: Value) -> Vec<NewEvent> {
+    fn both(
+        &self,
+        general: &'static str,
+        step: RoleStep,
+        reason: &str,
+        payload: EventPayload,
+    ) -> Vec<NewEvent> {
         let own = role_event(&self.route.key, step);
         vec![
             self.event(general, Some(reason), payload.clone()),
-            self.event(&own, Some(reason), payload),
+            self.event(own, Some(reason), payload),
         ]
     }
-}
-
-/// A result without what a run printed, which may be a megabyte: the row has it.
-fn without_output(result: &Value) -> Value {
-    let mut result = result.clone();
-    if let Some(object) = result.as_object_mut() {
-        object.remove("stdout");
-        object.remove("stderr");
-    }
-    result
-}
-
-fn attempt_payload(attempt: &AttemptRecord) -> Value {
-    json!({
-        "attempt": attempt.attempt,
-        "wait_ms": attempt.wait_ms,
-        "run_ms": millis(attempt.measured.run),
-        "plugin": attempt.plugin.as_ref().map(|p| &p.name),
-        "version": attempt.plugin.as_ref().map(|p| &p.version),
-        "digest": attempt.plugin.as_ref().map(|p| p.digest),
-        "kind": attempt.plugin.as_ref().map(|p| p.kind),
-        "stage": attempt.stage,
-        "fallback": attempt.why.as_ref().is_some_and(|why| why.fallback),
-        "why": attempt.why,
-    })
 }

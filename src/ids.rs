@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -135,7 +136,7 @@ text_id!(ShadowId, "^[A-Za-z0-9-]{1,64}$");
 /// Producers choose it freely; those that the host makes are W3C trace ids
 /// (32 lower-case hexadecimal digits).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TraceId(String);
+pub struct TraceId(Arc<str>);
 
 /// Begins the traces of smoke tests, for statements that leave them out. Letters
 /// alone, so that it sorts alike in every collation.
@@ -152,7 +153,7 @@ impl TraceId {
 
     /// A new random W3C trace id.
     pub fn generate() -> Self {
-        Self(Uuid::new_v4().as_simple().to_string())
+        Self(Uuid::new_v4().as_simple().to_string().into())
     }
 
     /// A new trace of a smoke test. It shows wherever the trace goes (rows,
@@ -160,7 +161,7 @@ impl TraceId {
     /// gates over real work.
     pub fn generate_smoke() -> Self {
         let id = Uuid::new_v4();
-        Self(format!("{}{}", smoke_prefix!(), id.as_simple()))
+        Self(format!("{}{}", smoke_prefix!(), id.as_simple()).into())
     }
 
     /// Whether this is the trace of a smoke test.
@@ -182,7 +183,7 @@ impl TraceId {
                 .bytes()
                 .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if hex && self.0.bytes().any(|b| b != b'0') {
-            return self.0.clone();
+            return self.0.to_string();
         }
         let hash = Sha256::digest(self.0.as_bytes());
         hash.iter().take(16).map(|b| format!("{b:02x}")).collect()
@@ -207,7 +208,7 @@ impl FromStr for TraceId {
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return invalid("expected visible ASCII characters without spaces");
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 

@@ -330,7 +330,7 @@ impl Run {
         })
     }
 
-    fn event(&self, event_type: &str, reason: Option<&str>, payload: Value) -> NewEvent {
+    fn event(&self, event_type: &'static str, reason: Option<&str>, payload: Value) -> NewEvent {
         event(&self.trace_id, event_type, reason, payload)
     }
 
@@ -381,14 +381,19 @@ impl NewRun {
     }
 }
 
-fn event(trace_id: &TraceId, event_type: &str, reason: Option<&str>, payload: Value) -> NewEvent {
+fn event(
+    trace_id: &TraceId,
+    event_type: &'static str,
+    reason: Option<&str>,
+    payload: Value,
+) -> NewEvent {
     NewEvent {
-        event_type: event_type.to_owned(),
+        event_type: event_type.into(),
         message_id: None,
         route: None,
         trace_id: trace_id.clone(),
         reason: reason.map(str::to_owned),
-        payload,
+        payload: payload.into(),
     }
 }
 

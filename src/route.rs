@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,9 @@ use crate::ids::PluginName;
 /// `service/role`, the part of a route that plugins and configuration name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteKey {
-    service: String,
-    role: String,
+    // Shared, since every task and event names one.
+    service: Arc<str>,
+    role: Arc<str>,
 }
 
 /// Why a text is no `service/role`.
@@ -39,8 +41,8 @@ impl RouteKey {
         };
         if usable(service) && usable(role) {
             Ok(Self {
-                service: service.to_owned(),
-                role: role.to_owned(),
+                service: service.into(),
+                role: role.into(),
             })
         } else {
             let shown = format!("{service}/{role}");
@@ -60,20 +62,20 @@ impl RouteKey {
     /// itself forwards them; no plugin executes them.
     pub fn dispatcher() -> Self {
         Self {
-            service: "orchestrator".to_owned(),
-            role: "execute".to_owned(),
+            service: "orchestrator".into(),
+            role: "execute".into(),
         }
     }
 
     pub fn is_dispatcher(&self) -> bool {
-        self.service == "orchestrator" && self.role == "execute"
+        &*self.service == "orchestrator" && &*self.role == "execute"
     }
 
     /// The role that this version has a payload and a report type for.
     pub fn known_role(&self) -> Option<KnownRole> {
         KnownRole::ALL.into_iter().find(|known| {
             let (service, role) = known.parts();
-            self.service == service && self.role == role
+            &*self.service == service && &*self.role == role
         })
     }
 
@@ -174,8 +176,8 @@ impl KnownRole {
     pub fn key(self) -> RouteKey {
         let (service, role) = self.parts();
         RouteKey {
-            service: service.to_owned(),
-            role: role.to_owned(),
+            service: service.into(),
+            role: role.into(),
         }
     }
 }

@@ -57,7 +57,12 @@ pub fn changed(row: &RolloutRow, change: &Change, to: &State, grounds: Grounds<'
     event(event_type, row, why, payload)
 }
 
-fn event(event_type: &str, row: &RolloutRow, reason: Option<String>, more: Value) -> NewEvent {
+fn event(
+    event_type: &'static str,
+    row: &RolloutRow,
+    reason: Option<String>,
+    more: Value,
+) -> NewEvent {
     let mut payload = json!({
         "rollout": row.id,
         "plugin": row.plugin,
@@ -68,11 +73,11 @@ fn event(event_type: &str, row: &RolloutRow, reason: Option<String>, more: Value
         object.extend(more);
     }
     NewEvent {
-        event_type: event_type.to_owned(),
+        event_type: event_type.into(),
         message_id: None,
         route: Some(Route::of(row.route.clone())),
         trace_id: row.trace_id.clone(),
         reason,
-        payload,
+        payload: payload.into(),
     }
 }

@@ -18,9 +18,14 @@ pub fn ended(row: &ShadowRow, actor: &str, reason: Option<&str>) -> NewEvent {
     order(SHADOW_ENDED, row, actor, reason.map(str::to_owned))
 }
 
-fn order(event_type: &str, row: &ShadowRow, actor: &str, reason: Option<String>) -> NewEvent {
+fn order(
+    event_type: &'static str,
+    row: &ShadowRow,
+    actor: &str,
+    reason: Option<String>,
+) -> NewEvent {
     NewEvent {
-        event_type: event_type.to_owned(),
+        event_type: event_type.into(),
         message_id: None,
         route: Some(Route::of(row.route.clone())),
         trace_id: row.trace_id.clone(),
@@ -32,7 +37,8 @@ fn order(event_type: &str, row: &ShadowRow, actor: &str, reason: Option<String>)
             "side_effects": row.side_effects,
             "share": row.share,
             "actor": actor,
-        }),
+        })
+        .into(),
     }
 }
 
@@ -44,7 +50,7 @@ pub fn difference(run: &ShadowRun) -> Option<NewEvent> {
     }
     let side = |plugin, seen| -> Value { json!({ "plugin": plugin, "seen": seen }) };
     Some(NewEvent {
-        event_type: SHADOW_DIFFERENCE.to_owned(),
+        event_type: SHADOW_DIFFERENCE.into(),
         message_id: Some(run.message_id),
         route: Some(run.route.clone()),
         trace_id: run.trace_id.clone(),
@@ -55,6 +61,7 @@ pub fn difference(run: &ShadowRun) -> Option<NewEvent> {
             "stable": side(&run.stable, &run.stable_seen),
             "candidate": side(&run.candidate, &run.candidate_seen),
             "host": run.host,
-        }),
+        })
+        .into(),
     })
 }

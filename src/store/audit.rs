@@ -9,10 +9,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::attempt::{Blame, Problem};
+use crate::attempt::{AttemptOutcome, Blame, Problem};
 use crate::event::{
-    EXECUTE_CANCELLED, EXECUTE_RETRY, LEASE_LOST, NewEvent, RoleStep, Subject, TASK_RESCUED,
-    role_event,
+    EXECUTE_CANCELLED, LEASE_LOST, LastAttempt, NewEvent, RetryFacts, Subject, TASK_RESCUED,
 };
 use crate::ids::{HolderId, MessageId, TraceId};
 use crate::millis::millis;
@@ -34,13 +33,16 @@ pub fn enqueued(task: &NewTask) -> NewEvent {
         trace_id: &task.trace_id,
         task_id: task.task_id.as_deref(),
     };
-    subject.enqueued(json!({
-        "task_id": task.task_id,
-        "priority": task.priority,
-        "delay_ms": millis(task.delay),
-        "unique_key": task.unique_key,
-        "repeats": task.repeats,
-    }))
+    subject.enqueued(
+        json!({
+            "task_id": task.task_id,
+            "priority": task.priority,
+            "delay_ms": millis(task.delay),
+            "unique_key": task.unique_key,
+            "repeats": task.repeats,
+        })
+        .into(),
+    )
 }
 
 /// What a row that somebody else put on the bus says of its trace and its
@@ -118,7 +120,7 @@ impl Adopted {
         if let (Some(object), Some(refused)) = (payload.as_object_mut(), &self.refused_trace) {
             object.insert("refused_trace_id".to_owned(), json!(refused));
         }
-        subject.enqueued(payload)
+        subject.enqueued(payload.into())
     }
 }
 
@@ -162,7 +164,7 @@ pub fn lease_lost(
     route: Option<Route>,
 ) -> NewEvent {
     NewEvent {
-        event_type: LEASE_LOST.to_owned(),
+        event_type: LEASE_LOST.into(),
         message_id: Some(settlement.fence.id),
         route,
         trace_id,
@@ -173,19 +175,20 @@ pub fn lease_lost(
             "attempt": settlement.attempt.attempt,
             "outcome": settlement.attempt.outcome,
             "code": settlement.attempt.code,
-        }),
+        })
+        .into(),
     }
 }
 
 /// The events of a task that was cancelled while it waited.
 pub fn cancelled(subject: &Subject<'_>, actor: &str) -> Vec<NewEvent> {
-    let payload = json!({ "actor": actor });
+    let payload = json!({ "actor": actor }).into();
     vec![subject.event(EXECUTE_CANCELLED, Some("cancelled on request"), payload)]
 }
 
 /// The event of a wish to cancel a task that is running.
 pub fn cancel_requested(subject: &Subject<'_>, actor: &str) -> NewEvent {
-    subject.event(CANCEL_REQUESTED, None, json!({ "actor": actor }))
+    subject.event(CANCEL_REQUESTED, None, json!({ "actor": actor }).into())
 }
 
 /// A claim whose lease ran out.
@@ -241,30 +244,23 @@ impl Vacant {
             "attempt": self.attempts,
             "deaths": self.deaths + 1,
         });
-        let mut events = vec![subject.event(TASK_RESCUED, Some(REASON), payload)];
+        let mut events = vec![subject.event(TASK_RESCUED, Some(REASON), payload.into())];
         match rescue {
             Rescue::Queued => {
-                let payload = json!({
-                    "attempt": self.attempts,
-                    "delay_ms": 0,
-                    "code": LEASE_EXPIRED,
-                    "blame": Blame::Host,
-                    "outcome": crate::attempt::AttemptOutcome::Lost,
-                });
-                let own = role_event(&subject.route.key, RoleStep::Retry);
-                events.push(subject.event(EXECUTE_RETRY, Some(REASON), payload.clone()));
-                events.push(subject.event(&own, Some(REASON), payload));
+                let facts = RetryFacts {
+                    attempt: self.attempts,
+                    delay_ms: 0,
+                    code: LEASE_EXPIRED,
+                    blame: Some(Blame::Host),
+                    outcome: AttemptOutcome::Lost,
+                };
+                events.extend(subject.retried(REASON, &facts));
             }
             Rescue::Failed(problem) if problem.code == CANCELLED => {
-                let payload = json!({ "attempt": self.attempts });
-                events.push(subject.event(EXECUTE_CANCELLED, Some(&problem.message), payload));
+                events.extend(subject.cancelled(&problem.message, self.attempts));
             }
             Rescue::Failed(problem) => {
-                let mut failed = subject.failed(problem, None);
-                for event in &mut failed {
-                    add(&mut event.payload, "attempt", json!(self.attempts));
-                }
-                events.append(&mut failed);
+                events.extend(subject.failed(problem, LastAttempt::Lost(self.attempts)));
             }
         }
         events
@@ -275,7 +271,7 @@ impl Vacant {
 fn reclaimed(subject: &Subject<'_>, holder: Option<&str>, claimed_ms: u64) -> NewEvent {
     let payload = json!({ "holder": holder, "claimed_ms": claimed_ms, "foreign": true });
     let reason = "a foreign worker left its claim without a lease for too long";
-    subject.event(TASK_RESCUED, Some(reason), payload)
+    subject.event(TASK_RESCUED, Some(reason), payload.into())
 }
 
 /// Why a task whose time to live ran out while it waited has failed.
@@ -311,12 +307,6 @@ pub fn error_text(problem: &Problem) -> Cow<'static, str> {
         CANCELLED.into()
     } else {
         format!("{}: {}", problem.code, problem.message).into()
-    }
-}
-
-fn add(payload: &mut Value, key: &str, value: Value) {
-    if let Some(object) = payload.as_object_mut() {
-        object.insert(key.to_owned(), value);
     }
 }
 

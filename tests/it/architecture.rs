@@ -46,7 +46,18 @@ const ARROWS: &[(&str, &[&str])] = &[
             "selection",
         ],
     ),
-    ("event", &["attempt", "ids", "millis", "route", "task"]),
+    (
+        "event",
+        &[
+            "attempt",
+            "ids",
+            "millis",
+            "route",
+            "selection",
+            "stage",
+            "task",
+        ],
+    ),
     (
         "dispatch",
         &["attempt", "ids", "millis", "payload", "route", "task"],

@@ -195,12 +195,12 @@ impl SwapEvent {
         };
         let event = self.with("actor", &actor).with("host", &holder.as_str());
         NewEvent {
-            event_type: event.event_type.to_owned(),
+            event_type: event.event_type.into(),
             message_id: None,
             route: None,
             trace_id: event.trace_id,
             reason: event.reason,
-            payload: Value::Object(event.payload),
+            payload: Value::Object(event.payload).into(),
         }
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::PgCells;
 use super::columns::columns;
 use super::connection::Turn;
-use super::row::{clean, micros, to_json};
+use super::row::{clean, micros, storable, to_json};
 use super::{PostgresStore, Step};
 use crate::event::NewEvent;
 use crate::ids::MessageId;
@@ -262,7 +262,7 @@ columns! {
         tenant: Option<Cow<'a, str>>,
         trace_id: Cow<'a, str>,
         reason: Option<Cow<'a, str>>,
-        payload: String,
+        payload: Cow<'a, str>,
     }
 }
 
@@ -280,7 +280,7 @@ impl<'a> EventColumns<'a> {
         self.push_row(EventCells {
             step: i32::try_from(self.step.len()).unwrap_or(i32::MAX),
             place,
-            event_type: clean(&event.event_type),
+            event_type: clean(&*event.event_type),
             message_id: event.message_id.map(|id| id.0),
             service: route.map(|r| clean(r.key.service())),
             role: route.map(|r| clean(r.key.role())),
@@ -288,7 +288,7 @@ impl<'a> EventColumns<'a> {
             tenant: route.and_then(|r| r.tenant.as_deref()).map(clean),
             trace_id: clean(event.trace_id.as_str()),
             reason: event.reason.as_deref().map(clean),
-            payload: to_json(&event.payload)?,
+            payload: storable(event.payload.as_str())?,
         });
         Ok(())
     }

@@ -16,7 +16,7 @@ use super::row::to_json;
 use super::schema::{has_ttl, ttl_ends};
 use super::{PgCells, PostgresStore, Step};
 use crate::attempt::AttemptOutcome;
-use crate::event::NewEvent;
+use crate::event::{LastAttempt, NewEvent};
 use crate::ids::MessageId;
 use crate::store::head::Head;
 use crate::store::{Rescued, Want, audit};
@@ -210,7 +210,7 @@ pub(super) async fn expire(
         let mut events = adopt_heads(&mut turn, &mut heads).await?;
         let problem = audit::expired();
         for head in &heads {
-            events.append(&mut head.subject().failed(&problem, None));
+            events.append(&mut head.subject().failed(&problem, LastAttempt::Never));
         }
         let ids: Vec<uuid::Uuid> = heads.iter().map(|head| head.id.0).collect();
         let query = turn

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::row::Cells;
 use super::{Batch, SqliteStore, Step, modifier};
 use crate::attempt::Fence;
-use crate::event::NewEvent;
+use crate::event::{EventPayload, NewEvent};
 use crate::ids::MessageId;
 use crate::store::{StoreError, audit};
 use crate::task::{Enqueued, NewTask};
@@ -173,7 +173,7 @@ struct EventCells<'a> {
     tenant: Option<&'a str>,
     trace_id: &'a str,
     reason: Option<&'a str>,
-    payload: &'a Value,
+    payload: &'a EventPayload,
 }
 
 /// Writes events within the caller's transaction.

@@ -15,7 +15,7 @@ use super::enqueue::insert_events;
 use super::row::Cells;
 use super::{SqliteStore, Step, execute_batch, int};
 use crate::attempt::AttemptOutcome;
-use crate::event::NewEvent;
+use crate::event::{LastAttempt, NewEvent};
 use crate::ids::MessageId;
 use crate::store::{Rescued, Want, audit};
 use crate::task::Status;
@@ -204,7 +204,7 @@ pub(super) async fn expire(
     let mut events = adopt_found(conn, &mut expired).await?;
     let problem = audit::expired();
     for found in &expired {
-        events.append(&mut found.head.subject().failed(&problem, None));
+        events.append(&mut found.head.subject().failed(&problem, LastAttempt::Never));
     }
     let rows: Vec<i64> = expired.iter().map(|found| found.row).collect();
     sqlx::query(FAIL_WAITING)

@@ -54,12 +54,12 @@ async fn a_nul_is_replaced_wherever_it_comes_from() {
     };
     hand.end(&*bed.store, &claim, next).await;
     let event = NewEvent {
-        event_type: "flag_changed".to_owned(),
+        event_type: "flag_changed".into(),
         message_id: None,
         route: None,
         trace_id: TraceId::generate(),
         reason: Some("\u{0}".to_owned()),
-        payload: json!({}),
+        payload: json!({}).into(),
     };
     bed.store.record(&[event]).await.unwrap();
     assert!(bed.store.artifact("\u{0}", "x").await.unwrap().is_none());

@@ -138,12 +138,12 @@ async fn tasks_are_found_alike_in_every_state(bed: &Bed) {
 
 fn event(event_type: &str, trace: &TraceId) -> NewEvent {
     NewEvent {
-        event_type: event_type.to_owned(),
+        event_type: event_type.to_owned().into(),
         message_id: None,
         route: None,
         trace_id: trace.clone(),
         reason: Some("why 'not'".to_owned()),
-        payload: json!({ "a": [1, null] }),
+        payload: json!({ "a": [1, null] }).into(),
     }
 }
 

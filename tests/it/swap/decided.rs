@@ -51,9 +51,9 @@ async fn in_staging_a_file_becomes_a_candidate() {
     let bundled = here.serving("mock").unwrap();
     let one = here.put("mock.wasm", &named("mock", "9.0.1").component());
     let event = here.expect("plugin_loaded").await;
-    assert_eq!(event.payload["state"], "candidate");
-    assert_eq!(event.payload["from"]["digest"], json!(bundled));
-    assert_eq!(event.payload["to"]["digest"], json!(one));
+    assert_eq!(event.payload.value()["state"], "candidate");
+    assert_eq!(event.payload.value()["from"]["digest"], json!(bundled));
+    assert_eq!(event.payload.value()["to"]["digest"], json!(one));
     assert_eq!(here.serving("mock"), Some(bundled));
 
     // Another one waits beside it; written again as it was, it is no news.
@@ -88,7 +88,7 @@ async fn in_staging_a_file_becomes_a_candidate() {
 
     fs::remove_file(here.at("mock.wasm")).unwrap();
     let event = here.expect("plugin_withdrawn").await;
-    assert_eq!(event.payload["digest"], json!(two));
+    assert_eq!(event.payload.value()["digest"], json!(two));
     assert_eq!(waiting_of(&here), [one]);
     assert_eq!(here.serving("mock"), Some(bundled));
 }
@@ -109,8 +109,8 @@ async fn a_promoted_candidate_serves_whatever_becomes_of_its_file() {
     assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(events[0].event_type, "plugin_swapped");
     assert_eq!(events[0].trace_id, promoted[&name("mock")].trace_id);
-    assert_eq!(events[0].payload["from"]["digest"], json!(bundled));
-    assert_eq!(events[0].payload["actor"], "anna");
+    assert_eq!(events[0].payload.value()["from"]["digest"], json!(bundled));
+    assert_eq!(events[0].payload.value()["actor"], "anna");
     assert_eq!(here.serving("mock"), Some(one));
     assert!(here.listed("mock").candidates.is_empty());
     assert_eq!(follow(&here, &promoted).await, []);
@@ -120,7 +120,7 @@ async fn a_promoted_candidate_serves_whatever_becomes_of_its_file() {
     assert_eq!(here.serving("mock"), Some(one));
     fs::remove_file(here.at("mock.wasm")).unwrap();
     let event = here.expect("plugin_withdrawn").await;
-    assert_eq!(event.payload["digest"], json!(two));
+    assert_eq!(event.payload.value()["digest"], json!(two));
     assert_eq!(here.serving("mock"), Some(one));
 
     // The next host has it from its own store.
@@ -132,7 +132,7 @@ async fn a_promoted_candidate_serves_whatever_becomes_of_its_file() {
 
     // Nothing is decided any more: the host's own rule.
     let events = follow(&here, &Decisions::new()).await;
-    assert_eq!(events[0].payload["to"]["digest"], json!(bundled));
+    assert_eq!(events[0].payload.value()["to"]["digest"], json!(bundled));
     assert_eq!(here.serving("mock"), Some(bundled));
 }
 
@@ -145,7 +145,7 @@ async fn a_version_that_is_not_here_is_asked_for_once_and_followed_when_it_comes
     let events = follow(&here, &wanted).await;
     assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(events[0].event_type, "plugin_rejected");
-    assert_eq!(events[0].payload["code"], "P161");
+    assert_eq!(events[0].payload.value()["code"], "P161");
     assert_eq!(here.listed("mock").last_failure.unwrap().code, "P161");
     assert_eq!(here.serving("mock"), bundled);
     assert_eq!(follow(&here, &wanted).await, []);

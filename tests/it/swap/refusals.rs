@@ -15,12 +15,12 @@ async fn a_plugin_comes_changes_and_goes() {
     let mut here = Following::start(&[]).await;
     let one = here.put("guest.wasm", &version(1).component());
     let event = here.expect("plugin_loaded").await;
-    assert_eq!(event.payload["name"], "guest");
-    assert_eq!(event.payload["from"], Value::Null);
-    assert_eq!(event.payload["to"]["digest"], json!(one));
-    assert_eq!(event.payload["actor"], "plugins_dir");
+    assert_eq!(event.payload.value()["name"], "guest");
+    assert_eq!(event.payload.value()["from"], Value::Null);
+    assert_eq!(event.payload.value()["to"]["digest"], json!(one));
+    assert_eq!(event.payload.value()["actor"], "plugins_dir");
     assert!(
-        event.payload["host"]
+        event.payload.value()["host"]
             .as_str()
             .unwrap()
             .starts_with("test-host:")
@@ -30,14 +30,14 @@ async fn a_plugin_comes_changes_and_goes() {
     let two = here.put("guest.wasm", &version(2).component());
     let swapped = here.expect("plugin_swapped").await;
     assert_ne!(swapped.trace_id, event.trace_id);
-    assert_eq!(swapped.payload["from"]["version"], "1.0.1");
-    assert_eq!(swapped.payload["from"]["digest"], json!(one));
-    assert_eq!(swapped.payload["to"]["version"], "1.0.2");
+    assert_eq!(swapped.payload.value()["from"]["version"], "1.0.1");
+    assert_eq!(swapped.payload.value()["from"]["digest"], json!(one));
+    assert_eq!(swapped.payload.value()["to"]["version"], "1.0.2");
     assert_eq!(here.serving("guest"), Some(two));
 
     fs::remove_file(here.at("guest.wasm")).unwrap();
     let gone = here.expect("plugin_swapped").await;
-    assert_eq!(gone.payload["to"], Value::Null);
+    assert_eq!(gone.payload.value()["to"], Value::Null);
     assert_eq!(gone.reason.unwrap(), "its file is gone");
     assert_eq!(here.serving("guest"), None);
 }
@@ -49,13 +49,13 @@ async fn a_bundled_plugin_is_replaced_and_comes_back() {
     let mock = named("mock", "9.0.0").component();
     let own = here.put("mock.wasm", &mock);
     let event = here.expect("plugin_swapped").await;
-    assert_eq!(event.payload["from"]["source"], "bundled");
-    assert_eq!(event.payload["to"]["source"], "directory");
+    assert_eq!(event.payload.value()["from"]["source"], "bundled");
+    assert_eq!(event.payload.value()["to"]["source"], "directory");
     assert_eq!(here.serving("mock"), Some(own));
     fs::remove_file(here.at("mock.wasm")).unwrap();
     let event = here.expect("plugin_swapped").await;
     assert!(event.reason.unwrap().contains("bundled version"));
-    assert_eq!(event.payload["to"]["digest"], json!(bundled));
+    assert_eq!(event.payload.value()["to"]["digest"], json!(bundled));
     assert_eq!(here.listed("mock").serving.unwrap().source, Source::Bundled);
 }
 
@@ -87,11 +87,15 @@ async fn whatever_is_wrong_with_a_file_the_old_version_serves() {
     for (what, code, bytes) in cases {
         let bad = here.put("guest.wasm", &bytes);
         let event = here.expect("plugin_rejected").await;
-        assert_eq!(event.payload["code"], code, "{what}: {event:?}");
-        assert_eq!(event.payload["digest"], json!(bad), "{what}");
-        assert_eq!(event.payload["serving"]["digest"], json!(digest), "{what}");
+        assert_eq!(event.payload.value()["code"], code, "{what}: {event:?}");
+        assert_eq!(event.payload.value()["digest"], json!(bad), "{what}");
+        assert_eq!(
+            event.payload.value()["serving"]["digest"],
+            json!(digest),
+            "{what}"
+        );
         assert!(
-            !event.payload["hint"].as_str().unwrap().is_empty(),
+            !event.payload.value()["hint"].as_str().unwrap().is_empty(),
             "{what}"
         );
         assert!(event.reason.unwrap().contains("guest.wasm"), "{what}");
@@ -142,8 +146,8 @@ async fn refused_without_bytes(here: &mut Following, digest: Digest) {
         fs::rename(&path, &aside).unwrap();
         fs::rename(&draft, &path).unwrap();
         let event = here.expect("plugin_rejected").await;
-        assert_eq!(event.payload["code"], code, "{event:?}");
-        assert_eq!(event.payload["digest"], Value::Null);
+        assert_eq!(event.payload.value()["code"], code, "{event:?}");
+        assert_eq!(event.payload.value()["digest"], Value::Null);
         assert!(event.reason.unwrap().contains(what), "{what}");
         assert_eq!(here.serving("guest"), Some(digest), "{what}");
         if path.is_dir() {
@@ -159,8 +163,8 @@ async fn a_file_that_can_be_no_plugins_is_shown() {
     let mut here = Following::start(&[]).await;
     here.put("My Plugin.wasm", &version(1).component());
     let event = here.expect("plugin_rejected").await;
-    assert_eq!(event.payload["name"], "My Plugin");
-    assert_eq!(event.payload["code"], "P100");
+    assert_eq!(event.payload.value()["name"], "My Plugin");
+    assert_eq!(event.payload.value()["code"], "P100");
     let refused = here.swapper.directory().unwrap().refused_files;
     assert!(refused[0].failure.message.contains("`My Plugin`"));
     fs::remove_file(here.at("My Plugin.wasm")).unwrap();
@@ -209,8 +213,9 @@ async fn outside_of_development_only_pinned_versions_serve() {
         here.expect("plugin_loaded").await;
         let other = here.put("guest.wasm", &version(2).component());
         let event = here.expect("plugin_rejected").await;
-        assert_eq!(event.payload["code"], "P103", "{stage}");
-        let hint = event.payload["hint"].as_str().unwrap();
+        assert_eq!(event.payload.value()["code"], "P103", "{stage}");
+        let payload = event.payload.value();
+        let hint = payload["hint"].as_str().unwrap();
         assert!(hint.contains(&other.to_string()), "{hint}");
         assert_eq!(here.serving("guest"), Some(pin), "{stage}");
     }
@@ -225,8 +230,9 @@ async fn production_refuses_what_nobody_pinned() {
     let mut here = Following::with(config, temporary).await;
     let digest = here.put("guest.wasm", &good);
     let event = here.expect("plugin_rejected").await;
-    assert_eq!(event.payload["code"], "P104");
-    let hint = event.payload["hint"].as_str().unwrap();
+    assert_eq!(event.payload.value()["code"], "P104");
+    let payload = event.payload.value();
+    let hint = payload["hint"].as_str().unwrap();
     assert!(hint.contains(&format!("digest = \"{digest}\"")), "{hint}");
     assert!(hint.contains("[plugin.guest]"), "{hint}");
     assert_eq!(here.serving("guest"), None);

@@ -96,7 +96,7 @@ async fn a_rollback_outlives_the_host() {
     here.swapper.roll_back(&name(NAME), None).unwrap();
     let mut here = here.restart().await;
     let loaded = here.expect("plugin_loaded").await;
-    assert_eq!(loaded.payload["to"]["version"], "1.0.1");
+    assert_eq!(loaded.payload.value()["to"]["version"], "1.0.1");
     let two = version(2).component();
     assert_eq!(here.listed(NAME).rolled_back_from, Some(Digest::of(&two)));
     // Still in force, and over once the file changes, for the next host, too.
@@ -108,7 +108,7 @@ async fn a_rollback_outlives_the_host() {
     here.expect("plugin_swapped").await;
     let mut here = here.restart().await;
     let loaded = here.expect("plugin_loaded").await;
-    assert_eq!(loaded.payload["to"]["version"], "1.0.2");
+    assert_eq!(loaded.payload.value()["to"]["version"], "1.0.2");
     assert_eq!(here.listed(NAME).rolled_back_from, None);
 }
 

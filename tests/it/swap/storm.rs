@@ -215,7 +215,7 @@ async fn a_hundred_swaps_lose_repeat_and_mix_nothing() {
                 fs::remove_file(directory.join(FILE)).unwrap();
             }
             put(&directory, n / 2, &bytes);
-            while here.event().await.payload["to"]["digest"] != json!(digest) {}
+            while here.event().await.payload.value()["to"]["digest"] != json!(digest) {}
             assert_eq!(here.serving("guest"), Some(digest));
         }
     }
