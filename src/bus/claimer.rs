@@ -216,9 +216,9 @@ fn launch(
         return give_back(shared, claim, asked, end, settler);
     };
     let takeoff = flight::announce(shared, claim, asked);
-    shared
-        .tracker
-        .spawn(flight::fly(Arc::clone(shared), takeoff, permits, settler));
+    // Boxed, since a task is moved several times and this one is large.
+    let flight = flight::fly(Arc::clone(shared), takeoff, permits, settler);
+    shared.tracker.spawn(Box::pin(flight));
 }
 
 fn give_back(
