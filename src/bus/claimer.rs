@@ -106,9 +106,15 @@ async fn look(
                 capacity.claimed();
                 shared.tally.claimed(claims.len());
                 found += claims.len();
-                unsettled = unsettled.saturating_sub(u32::try_from(claims.len()).unwrap_or(limit));
+                let count = u32::try_from(claims.len()).unwrap_or(limit);
+                unsettled = unsettled.saturating_sub(count);
                 for claim in claims {
                     launch(shared, capacity, group, claim, asked);
+                }
+                if (1..limit).contains(&count) {
+                    // There is no more to be had for now: what was launched goes
+                    // before another question to the store.
+                    tokio::task::yield_now().await;
                 }
             }
             Err(error) if error.is_transient() => return Err(error),

@@ -79,6 +79,18 @@ async fn a_wake_up_is_enough() {
     bench.stop(&bus).await;
 }
 
+/// With one thread, what comes first is done first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_attempt_begins_before_its_host_asks_for_more() {
+    let mut bench = Bench::new().await;
+    bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let call = bench.call().await;
+    assert_eq!(call.claims, 1);
+    call.done();
+    bench.stop(&bus).await;
+}
+
 #[tokio::test]
 async fn polling_is_enough() {
     let mut bench = Bench::new().await;

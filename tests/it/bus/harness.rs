@@ -25,7 +25,7 @@ use serde_json::{Map, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::faults::Faults;
+use super::faults::{Faults, Op};
 use crate::support::bed::Bed;
 use crate::support::hand::{self, DOCS, key};
 use crate::support::sqlite;
@@ -50,12 +50,15 @@ enum Act {
 /// An executor that does what it is told, attempt by attempt.
 pub struct Script {
     calls: mpsc::UnboundedSender<Call>,
+    faults: Arc<Faults>,
 }
 
 /// An attempt that waits for the test to end it.
 pub struct Call {
     pub attempt: Attempt,
     pub control: AttemptControl,
+    /// How many claims had begun when the attempt did.
+    pub claims: u64,
     act: oneshot::Sender<Act>,
     /// The bus let go of the attempt.
     gone: CancellationToken,
@@ -70,6 +73,7 @@ impl Executor for Script {
         let call = Call {
             attempt,
             control,
+            claims: self.faults.begun(Op::Claim),
             act,
             gone,
         };
@@ -311,14 +315,18 @@ impl Bench {
             ended: Vec::new(),
             unassigned: None,
         };
+        let faults = Arc::new(Faults::over(Arc::clone(&bed.store)));
         Self {
-            faults: Arc::new(Faults::over(Arc::clone(&bed.store))),
             bed,
             routes: Arc::new(Routes {
                 table: Mutex::new(table),
             }),
             settings: settings(),
-            script: Arc::new(Script { calls: calls_tx }),
+            script: Arc::new(Script {
+                calls: calls_tx,
+                faults: Arc::clone(&faults),
+            }),
+            faults,
             calls,
         }
     }
