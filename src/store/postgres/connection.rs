@@ -9,27 +9,22 @@
 //! only, every turn is one explicit transaction, and no statement is kept
 //! prepared: the next turn may meet another server.
 
+mod pool;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{
-    PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode,
-};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions, Connection, Postgres};
+use sqlx::{ConnectOptions, Postgres};
 use url::Url;
 
+use self::pool::{Lent, Pool};
 use super::{Step, Trouble, tls};
 use crate::store::StoreError;
 
-/// Few, since poolers that keep a server for each session have few to give, and
-/// since batches, not connections, make it fast.
-const CONNECTIONS: u32 = 5;
 /// How long a call waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that idled for longer is tried before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-const MAX_IDLE: Duration = Duration::from_secs(5 * 60);
 /// The port by which Supabase's pooler hands out transactions.
 const TRANSACTION_POOLER_PORT: u16 = 6543;
 /// What a URL may call the file of the server's CA certificate.
@@ -70,7 +65,7 @@ const BEGIN_POOLED: &str = concat!("BEGIN; ", settings!("SET LOCAL"));
 /// The pool, and how the database is reached.
 #[derive(Clone)]
 pub(super) struct Connections {
-    pool: PgPool,
+    pool: Arc<Pool>,
     options: PgConnectOptions,
     /// Each transaction may run on another server connection.
     pooled: bool,
@@ -137,31 +132,8 @@ pub(super) fn place(options: &PgConnectOptions) -> String {
 
 impl Connections {
     pub(super) fn new(options: PgConnectOptions, pooled: bool) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(MAX_IDLE)
-            // Done by the hook below, and only where it may tell something.
-            .test_before_acquire(false)
-            .before_acquire(|conn, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > TRUSTED_IDLE {
-                        conn.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .after_connect(move |conn, _| {
-                Box::pin(async move {
-                    if !pooled {
-                        sqlx::raw_sql(SET_SESSION).execute(conn).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options.clone());
         Self {
-            pool,
+            pool: Pool::new(options.clone(), pooled),
             options,
             pooled,
         }
@@ -181,11 +153,10 @@ impl Connections {
 
     /// A turn of one statement.
     pub(super) async fn turn(&self) -> Step<Turn> {
-        let conn = self.pool.acquire().await?;
+        let lent = tokio::time::timeout(ACQUIRE_TIMEOUT, self.pool.lend()).await;
         let mut turn = Turn {
-            conn,
+            lent: lent.map_err(|_| silent())??,
             in_transaction: false,
-            clean: true,
             pooled: self.pooled,
         };
         if self.pooled {
@@ -222,26 +193,24 @@ fn silent() -> Trouble {
     StoreError::Unavailable(problem).into()
 }
 
-/// A connection for as long as one call needs it.
+/// A connection for as long as one call needs it. It is closed where the turn is
+/// dropped before its end.
 pub(super) struct Turn {
-    conn: PoolConnection<Postgres>,
+    lent: Lent,
     in_transaction: bool,
-    clean: bool,
     pooled: bool,
 }
 
 impl Turn {
     async fn begin(&mut self, sql: &'static str) -> Step<()> {
-        self.clean = false;
-        sqlx::raw_sql(sql).execute(&mut *self.conn).await?;
+        sqlx::raw_sql(sql).execute(self.conn()).await?;
         self.in_transaction = true;
         Ok(())
     }
 
     /// The connection, to run one statement on.
-    pub(super) fn conn(&mut self) -> &mut PgConnection {
-        self.clean = false;
-        &mut self.conn
+    pub(super) const fn conn(&mut self) -> &mut PgConnection {
+        &mut self.lent.conn
     }
 
     /// A statement as this connection can have it.
@@ -252,18 +221,10 @@ impl Turn {
     /// Commits, where there is something to commit, and ends the turn.
     pub(super) async fn finish(mut self) -> Step<()> {
         if self.in_transaction {
-            sqlx::raw_sql("COMMIT").execute(&mut *self.conn).await?;
+            sqlx::raw_sql("COMMIT").execute(self.conn()).await?;
         }
-        self.clean = true;
+        self.lent.give_back();
         Ok(())
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if !self.clean {
-            self.conn.close_on_drop();
-        }
     }
 }
 

@@ -1,17 +1,18 @@
 //! What a busy host asks of the server besides its statements.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cogo_host::store::PostgresStore;
+use cogo_host::store::{PostgresStore, Store as _};
 
 use crate::bus::faults::{Faults, Op, Side};
 use crate::bus::harness::{Bench, served};
 use crate::support::bed::Bed;
-use crate::support::hand::{DOCS, tasks};
+use crate::support::hand::{DOCS, Hand, tasks};
 use crate::support::invariants::Watch;
 use crate::support::postgres::{
-    ServerDoor, cluster, connect, execute, migrated, open, open_as_shipped, texts,
+    ServerDoor, cluster, connect, execute, logged, migrated, open, open_as_shipped, texts,
 };
 
 /// What a host keeps open: its pool, and one to listen on.
@@ -98,4 +99,41 @@ async fn a_question_that_nobody_waits_for_any_more_keeps_its_connection() {
     assert!(new < ROUNDS, "{new} connections for {ROUNDS} questions");
     bench.stop(&bus).await;
     bench.bed.door.discard().await;
+}
+
+/// What a connection has prepared, and what the server has at hand of it, serves
+/// the next statement only if that comes by the same one.
+#[tokio::test]
+async fn a_host_that_does_one_thing_at_a_time_keeps_to_one_connection() {
+    let url = migrated().await;
+    let database = url.rsplit('/').next().unwrap();
+    let store = Arc::new(open_as_shipped(&logged(&url)).await);
+    let mut keeper = connect(&url).await;
+    execute(&mut keeper, "BEGIN; LOCK TABLE agent_messages").await;
+    let opened = cluster().executions(database).len();
+    let asking: Vec<_> = (0..3)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.depth().await.unwrap() })
+        })
+        .collect();
+    let waiting = WAITING.replace("count(*) > 0", "count(*)");
+    while texts(&mut keeper, &waiting).await != [Some("3".to_owned())] {}
+    execute(&mut keeper, "COMMIT").await;
+    for asked in asking {
+        asked.await.unwrap();
+    }
+    let used = |after: usize| -> HashSet<String> {
+        let all = cluster().executions(database);
+        all.into_iter().skip(after).collect()
+    };
+    assert_eq!(used(opened).len(), 3);
+    let before = cluster().executions(database).len();
+    let hand = Hand::new();
+    for _ in 0..5 {
+        store.enqueue(&tasks(DOCS, 1)).await.unwrap();
+        hand.claim_one(&*store, DOCS).await;
+    }
+    assert!(cluster().executions(database).len() - before >= 10);
+    assert_eq!(used(before).len(), 1);
 }

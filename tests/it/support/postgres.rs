@@ -100,6 +100,11 @@ pub async fn open_as_shipped(url: &str) -> PostgresStore {
     PostgresStore::open(&url).await.unwrap()
 }
 
+/// The way to the same database with each statement in the server's log.
+pub fn logged(url: &str) -> String {
+    format!("{url}?options=-c%20log_statement%3Dall")
+}
+
 /// One connection, as another program would have it.
 pub async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.unwrap()

@@ -112,6 +112,7 @@ impl Cluster {
 unix_socket_directories = '{}'
 max_connections = 400
 log_connections = on
+log_line_prefix = '%m [%p] %qin %d '
 fsync = off
 full_page_writes = off
 wal_level = logical
@@ -206,6 +207,17 @@ max_wal_size = 128MB
         lines
             .filter(|line| line.split(' ').any(|word| word == wanted))
             .count()
+    }
+
+    /// The server processes that executed prepared statements in a database, one
+    /// for each execution, where the session has them logged. The server writes
+    /// each down before it begins.
+    pub fn executions(&self, database: &str) -> Vec<String> {
+        let wanted = format!(" in {database} LOG:  execute ");
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.contains(&wanted));
+        let processes = lines.filter_map(|line| line.split(['[', ']']).nth(1));
+        processes.map(str::to_owned).collect()
     }
 
     pub fn port(&self) -> u16 {
