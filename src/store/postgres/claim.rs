@@ -247,13 +247,18 @@ fn len32(candidates: &[Candidate]) -> u32 {
 }
 
 async fn claim_due(store: &PostgresStore, request: &ClaimRequest<'_>) -> Step<Vec<Candidate>> {
-    let may_guess = store.lanes.lock().may_guess(&request.wants);
-    if may_guess {
+    let guess = store.lanes.lock().guess(&request.wants, request.limit);
+    if let Some(guess) = guess {
         let candidates = take_from(store, request, At::Last).await?;
         if !candidates.is_empty() {
             store.lanes.lock().guessed(&request.wants);
             return Ok(candidates);
         }
+        lanes::look(store, &request.wants).await?;
+        if store.lanes.lock().hold_no_more(&request.wants, guess) {
+            return Ok(Vec::new());
+        }
+        return take_from(store, request, At::Known).await;
     }
     let fresh = lanes::look_again(store, &request.wants).await?;
     let candidates = take_from(store, request, At::Known).await?;

@@ -9,7 +9,9 @@ use cogo_host::task::NewTask;
 use sqlx::PgConnection;
 
 use crate::support::hand::{DOCS, Hand, done, retry, settlement, task, tasks};
-use crate::support::postgres::{connect, execute, migrated, open_as_shipped, texts};
+use crate::support::postgres::{
+    cluster, connect, execute, logged, migrated, open_as_shipped, texts,
+};
 
 /// The longest that a look is trusted.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -92,6 +94,50 @@ async fn a_store_that_idles_guesses_where_the_next_task_is_and_then_looks() {
     }
     // One guess, and no second one before a look.
     assert_eq!(order, [usual[0].id, urgent[0].id, usual[1].id]);
+}
+
+/// Of all hosts that a hint wakes, one gets the task. The others compete with it
+/// for the server while it does.
+#[tokio::test]
+async fn a_store_that_guesses_too_late_only_looks() {
+    let url = migrated().await;
+    let database = url.rsplit('/').next().unwrap();
+    let store = open_as_shipped(&logged(&url)).await;
+    let hand = Hand::new();
+    store.enqueue(&tasks(DOCS, 1)).await.unwrap();
+    assert_eq!(drain(&store, &hand).await.len(), 1);
+    store.enqueue(&tasks(DOCS, 1)).await.unwrap();
+    let mut faster = connect(&url).await;
+    let lock = "BEGIN; SELECT FROM agent_messages WHERE status = 'queued' FOR UPDATE";
+    execute(&mut faster, lock).await;
+    let before = cluster().executions(database).len();
+    assert!(before > 0, "the log does not tell");
+    assert!(hand.claim(&store, DOCS, 2).await.is_empty());
+    // The guess, and the look.
+    let after = cluster().executions(database).len();
+    assert_eq!(after - before, 2);
+    execute(&mut faster, "ROLLBACK").await;
+    // What it saw there does not keep it from guessing again.
+    assert_eq!(hand.claim(&store, DOCS, 2).await.len(), 1);
+    assert_eq!(cluster().executions(database).len() - after, 1);
+}
+
+#[tokio::test]
+async fn a_guess_without_room_for_every_lane_says_nothing_of_the_others() {
+    let url = migrated().await;
+    let store = open_as_shipped(&url).await;
+    let hand = Hand::new();
+    let of = |tenant: &str| {
+        let mut new = task(DOCS);
+        new.route.tenant = Some(tenant.to_owned());
+        new
+    };
+    store.enqueue(&[of("a"), of("b")]).await.unwrap();
+    assert_eq!(drain(&store, &hand).await.len(), 2);
+    // It is the turn of `a`, and there is room for one.
+    let new = of("b");
+    store.enqueue(std::slice::from_ref(&new)).await.unwrap();
+    assert_eq!(hand.claim_one(&store, DOCS).await.id, new.id);
 }
 
 #[tokio::test]

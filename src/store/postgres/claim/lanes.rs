@@ -122,6 +122,9 @@ struct Known {
     cost: Duration,
 }
 
+/// The lanes that a guess comes to, of each want.
+pub(super) type Guess = Vec<Vec<Lane>>;
+
 /// Where a claim takes from.
 #[derive(Clone, Copy)]
 pub(super) enum At {
@@ -161,13 +164,39 @@ impl Lanes {
         self.turns.stops(place, want, room, lanes)
     }
 
-    /// Whether nothing waited anywhere, so that a guess goes before nobody.
-    pub(super) fn may_guess(&self, wants: &[Want]) -> bool {
-        self.trusted.is_none_or(|trusted| !trusted.is_zero())
-            && wants.iter().all(|want| {
-                let known = self.known.get(&asked(want));
-                known.is_some_and(|known| known.lanes.is_empty() && !known.guessed)
-            })
+    /// Where to guess, if nothing waited anywhere, so that a guess goes before
+    /// nobody.
+    pub(super) fn guess(&self, wants: &[Want], limit: u32) -> Option<Guess> {
+        if self.trusted.is_some_and(|trusted| trusted.is_zero()) {
+            return None;
+        }
+        let visited = wants.iter().map(|want| {
+            let known = self.known.get(&asked(want));
+            let known = known.filter(|known| known.lanes.is_empty() && !known.guessed)?;
+            // With less room than lanes, a claim does not come to all of them.
+            let room = usize::try_from(want.limit.min(limit)).unwrap_or(usize::MAX);
+            let all = known.last.len() <= room;
+            Some(if all { known.last.clone() } else { Vec::new() })
+        });
+        visited.collect()
+    }
+
+    /// Whether nothing is known to wait but where a guess has been in vain. What
+    /// does is another claim's, so that the next one may guess again.
+    pub(super) fn hold_no_more(&mut self, wants: &[Want], guess: Guess) -> bool {
+        let all = wants.iter().zip(&guess).all(|(want, visited)| {
+            let known = self.known.get(&asked(want));
+            known.is_some_and(|known| known.lanes.iter().all(|lane| visited.contains(lane)))
+        });
+        for (want, visited) in wants.iter().zip(guess).filter(|_| all) {
+            let known = self.known.get_mut(&asked(want));
+            if let Some(known) = known.filter(|known| !known.lanes.is_empty()) {
+                known.lanes.clear();
+                known.since.clear();
+                known.last = visited;
+            }
+        }
+        all
     }
 
     /// Notes that a guess took something, so that a look comes before the next.
