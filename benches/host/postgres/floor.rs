@@ -1,11 +1,16 @@
-//! The floor of the bus on Postgres: one connection that claims a batch, runs a
-//! bare sandbox for each task, and settles the batch, with the writes of the
-//! host and nothing that makes them safe or useful: the row twice, its attempt,
-//! two events.
+//! The floors of the bus on Postgres, by plain SQL with the writes of the host
+//! and nothing that makes them safe or useful.
+//!
+//! Of its rate: one connection that claims a batch, runs a bare sandbox for each
+//! task, and settles the batch: the row twice, its attempt, two events. Of its
+//! wait: one connection that inserts and notifies, one that listens, one that
+//! claims.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgListener;
 use sqlx::{Connection as _, PgConnection, Row as _};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::sandbox::Bare;
@@ -72,6 +77,60 @@ const SETTLE: &str = r#"
       ('execute_done', '{"attempt":1,"digest":"sha256:4282532544b7f2d5f11d8634065dfe1efaeb5108b779fc07de17ce5e824a211e","fallback":false,"kind":"mock","plugin":"mock","run_ms":0,"stage":"development","version":"0.1.0","wait_ms":322,"why":{"basis":"flag","fallback":false,"path":"mock"}}'),
       ('buildtest_done', '{"attempt":1,"result":{"digest":"sha256:4282532544b7f2d5f11d8634065dfe1efaeb5108b779fc07de17ce5e824a211e","duration_ms":3598,"failures":0,"fallback":false,"kind":"mock","passed":true,"plugin":"mock","report_url":null,"tests":30,"type":"build-test"},"task_id":"bench"}')
     ) AS event (kind, payload)"#;
+
+const SUBMIT: &str = r#"
+    WITH task AS (
+      INSERT INTO agent_messages
+        (id, service, role, payload, status, trace_id, task_id, lease_epoch)
+      VALUES ($1, 'code', 'build-test',
+        '{"repo":"https://example.com/r.git","task_id":"bench"}', 'queued', $2, 'bench', 0)
+    ),
+    event AS (
+      INSERT INTO bus_events (event_type, message_id, service, role, shard, trace_id, payload)
+      VALUES ('execute_enqueued', $1, 'code', 'build-test', 0, $2,
+        '{"delay_ms":0,"priority":0,"repeats":null,"task_id":"bench","unique_key":null}')
+    )
+    SELECT pg_notify('cogo_bus', '')"#;
+
+/// Somebody who submits, and somebody who waits to be told and claims.
+pub struct Relay {
+    producer: PgConnection,
+    claims: mpsc::UnboundedReceiver<Instant>,
+}
+
+impl Relay {
+    pub async fn start(url: &str) -> Self {
+        let producer = PgConnection::connect(url).await.unwrap();
+        let mut claimer = PgConnection::connect(url).await.unwrap();
+        let mut listener = PgListener::connect(url).await.unwrap();
+        listener.listen("cogo_bus").await.unwrap();
+        let (claimed, claims) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while listener.recv().await.is_ok() {
+                let claim = sqlx::query(CLAIM).bind(1_i64);
+                let rows = claim.fetch_all(&mut claimer).await.unwrap();
+                assert_eq!(rows.len(), 1);
+                if claimed.send(Instant::now()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { producer, claims }
+    }
+
+    /// From a submission to its claim.
+    pub async fn wait(&mut self) -> Duration {
+        let begun = Instant::now();
+        let id = Uuid::now_v7();
+        sqlx::query(SUBMIT)
+            .bind(id)
+            .bind(id.simple().to_string())
+            .execute(&mut self.producer)
+            .await
+            .unwrap();
+        self.claims.recv().await.unwrap() - begun
+    }
+}
 
 /// Drains the queued tasks of a bus; tasks a second.
 pub async fn drain(url: &str, batch: i64, bare: &Bare) -> f64 {
