@@ -13,7 +13,7 @@ use super::capacity::{Capacity, GATHER, Group, Places};
 use super::outage::{Outage, PATIENCE, bounded, no_answer};
 use super::settler::{self, SettlerHandle};
 use super::{Shared, flight, maintenance, wants};
-use crate::attempt::{AttemptEnd, Blame, Problem, StopReason};
+use crate::attempt::{AttemptEnd, Blame, Fence, Problem, StopReason};
 use crate::routing::ServedRoute;
 use crate::store::{ClaimRequest, StoreError, Want};
 use crate::task::Claim;
@@ -27,6 +27,8 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
     let mut backoff = BACKOFF_START;
     // Looks in a row that found nothing although something was due.
     let mut in_vain = 0_u32;
+    // A call to claim failed: what it claimed all the same is known to nobody.
+    let mut in_doubt = false;
     while !shared.draining.is_cancelled() {
         let wake = shared.wake.notified();
         tokio::pin!(wake);
@@ -38,7 +40,16 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
         let places = capacity.places(served.clone());
         let unsettled = shared.room_for_unsettled();
         shared.say_full(!places.full.is_empty() || unsettled == 0);
-        match look(shared, capacity, &places, unsettled).await {
+        let looked = match in_doubt {
+            true => disown(shared).await,
+            false => Ok(()),
+        };
+        let looked = match looked {
+            Ok(()) => look(shared, capacity, &places, unsettled).await,
+            Err(error) => Err(error),
+        };
+        in_doubt = looked.is_err();
+        match looked {
             Ok(0) => {
                 outage.is_over();
                 backoff = BACKOFF_START;
@@ -84,6 +95,17 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
             }
         }
     }
+}
+
+/// Lets others have what this host has claimed without knowing it. What the
+/// database commits only after this waits for its lease to run out.
+async fn disown(shared: &Shared) -> Result<(), StoreError> {
+    let known: Vec<Fence> = shared.flights().iter().map(|f| f.fence).collect();
+    let ended = bounded(PATIENCE, shared.store.disown(&shared.holder, &known)).await?;
+    if ended > 0 {
+        tracing::warn!("{ended} claimed tasks are taken back: the answer to the claim was lost");
+    }
+    Ok(())
 }
 
 /// Claims once for every route that has room; the number of tasks.

@@ -251,6 +251,10 @@ impl Store for Faults {
             .await
     }
 
+    async fn disown(&self, holder: &HolderId, known: &[Fence]) -> Result<u64> {
+        self.inner.disown(holder, known).await
+    }
+
     async fn cancel_requests(&self, holder: &HolderId) -> Result<Vec<Fence>> {
         self.pass(Op::CancelRequests, self.inner.cancel_requests(holder))
             .await

@@ -48,6 +48,12 @@ fn a_claim_that_is_lost_is_made_again() {
     assert_eq!(one_fate(CLAIM, Fate::Lost), ["done"]);
 }
 
+/// Its lease is ten minutes, which nobody waits for.
+#[test]
+fn a_task_whose_claim_lost_its_answer_is_taken_back_at_once() {
+    assert_eq!(one_fate(CLAIM, Fate::AnswerLost), ["lost", "done"]);
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Wire(Wire),
