@@ -1,8 +1,9 @@
 //! Ending attempts, and keeping their leases alive until then.
 //!
-//! A batch is one statement: it locks the rows that are still held, in the
-//! order of their ids, and writes state, attempt, artifacts and events of
-//! exactly those. What it does not answer with had lost its lease.
+//! A batch is one statement: it writes the next state of the rows that are still
+//! held, in the order of their ids, as renewals lock them, and attempt,
+//! artifacts and events of exactly those. What it does not answer with had lost
+//! its lease.
 //!
 //! Ends and events are sent as columns. What few ends leave, artifacts and
 //! forwarded tasks, comes beside them, since a call for each end's own would
@@ -27,38 +28,35 @@ use crate::store::{Renewal, Settled, Settlement, audit, rows};
 /// read it; what waits again belongs to nobody.
 const SETTLE: &str = concat!(
     "
-WITH held AS MATERIALIZED (
-  SELECT ended.*, m.claimed_at
+WITH held AS (
+  UPDATE agent_messages AS m
+  SET status = ended.status,
+      lease_expires_at = NULL,
+      claimed_by = CASE WHEN ended.status <> 'queued' THEN m.claimed_by END,
+      claimed_at = CASE WHEN ended.status <> 'queued' THEN m.claimed_at END,
+      done_at = CASE WHEN ended.status <> 'queued' THEN now() END,
+      -- Its next claim ends a task that is to be cancelled: at once, then.
+      retry_at = CASE WHEN ended.status <> 'queued' THEN m.retry_at
+        WHEN m.cancel_requested_at IS NOT NULL THEN now()
+        ELSE now() + ended.delay * interval '1 microsecond' END,
+      attempts = greatest(0, m.attempts - ended.refunded),
+      host_faults = m.host_faults + ended.host_fault,
+      -- An attempt that is given back leaves the last problem in place.
+      error = CASE WHEN ended.keep_error THEN m.error ELSE ended.error END,
+      last_error_at = CASE WHEN ended.error IS NOT NULL THEN now() ELSE m.last_error_at END,
+      result = CASE WHEN ended.status = 'done' THEN ended.result::jsonb ELSE m.result END,
+      result_snippet = CASE WHEN ended.status = 'done' THEN ended.snippet
+        ELSE m.result_snippet END,
+      result_url = CASE WHEN ended.status = 'done' THEN ended.url ELSE m.result_url END
   FROM ",
     end_rows!(),
     "
-  JOIN agent_messages AS m ON m.id = ended.id
-  WHERE m.status = 'claimed' AND m.lease_epoch = ended.epoch AND m.claimed_by = $32
-  ORDER BY ended.id
-  FOR UPDATE OF m
-),
-task AS (
-  UPDATE agent_messages AS m
-  SET status = held.status,
-      lease_expires_at = NULL,
-      claimed_by = CASE WHEN held.status <> 'queued' THEN m.claimed_by END,
-      claimed_at = CASE WHEN held.status <> 'queued' THEN m.claimed_at END,
-      done_at = CASE WHEN held.status <> 'queued' THEN now() END,
-      -- Its next claim ends a task that is to be cancelled: at once, then.
-      retry_at = CASE WHEN held.status <> 'queued' THEN m.retry_at
-        WHEN m.cancel_requested_at IS NOT NULL THEN now()
-        ELSE now() + held.delay * interval '1 microsecond' END,
-      attempts = greatest(0, m.attempts - held.refunded),
-      host_faults = m.host_faults + held.host_fault,
-      -- An attempt that is given back leaves the last problem in place.
-      error = CASE WHEN held.keep_error THEN m.error ELSE held.error END,
-      last_error_at = CASE WHEN held.error IS NOT NULL THEN now() ELSE m.last_error_at END,
-      result = CASE WHEN held.status = 'done' THEN held.result::jsonb ELSE m.result END,
-      result_snippet = CASE WHEN held.status = 'done' THEN held.snippet
-        ELSE m.result_snippet END,
-      result_url = CASE WHEN held.status = 'done' THEN held.url ELSE m.result_url END
-  FROM held
-  WHERE m.id = held.id
+  WHERE m.id = ended.id
+    AND m.status = 'claimed' AND m.lease_epoch = ended.epoch AND m.claimed_by = $32
+  RETURNING ended.*,
+    CASE WHEN m.claimed_at IS NOT NULL THEN m.claimed_at
+    -- As it was before this statement.
+    ELSE (SELECT was.claimed_at FROM agent_messages AS was WHERE was.id = m.id) END AS claimed_at
 ),
 attempt AS (
   INSERT INTO executor_attempts
@@ -182,7 +180,7 @@ pub(super) async fn settle(
         .iter()
         .map(|settlement| settlement.forward.as_deref().map(audit::enqueued))
         .collect();
-    let mut ends = EndColumns::default();
+    let mut written = Vec::with_capacity(settlements.len());
     let mut artifacts = Vec::new();
     let mut forwards = Vec::new();
     // An event is written only where its end is, which stands at its place.
@@ -194,13 +192,19 @@ pub(super) async fn settle(
         }
         first.insert(at);
         let place = i32::try_from(at).unwrap_or(i32::MAX);
-        ends.push(place, settlement)?;
+        written.push((place, settlement));
         artifacts.extend(ends::artifacts(place, settlement));
         forwards.extend(ends::forward(place, settlement));
         // The first event of a task that is forwarded follows those of its cause.
         for event in settlement.events.iter().chain(enqueued) {
             events.push(place, event)?;
         }
+    }
+    // Rows are written in this order, by which renewals lock them.
+    written.sort_unstable_by_key(|(_, settlement)| settlement.fence.id);
+    let mut ends = EndColumns::default();
+    for (place, settlement) in written {
+        ends.push(place, settlement)?;
     }
     let mut turn = store.connections.turn().await?;
     let query = ends
