@@ -40,14 +40,13 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
         let places = capacity.places(served.clone());
         let unsettled = shared.room_for_unsettled();
         shared.say_full(!places.full.is_empty() || unsettled == 0);
-        let looked = match in_doubt {
-            true => disown(shared).await,
-            false => Ok(()),
+        let looked = async {
+            if in_doubt {
+                disown(shared).await?;
+            }
+            look(shared, capacity, &places, unsettled).await
         };
-        let looked = match looked {
-            Ok(()) => look(shared, capacity, &places, unsettled).await,
-            Err(error) => Err(error),
-        };
+        let looked = looked.await;
         in_doubt = looked.is_err();
         match looked {
             Ok(0) => {
