@@ -129,10 +129,13 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<Renewal>>;
 
-    /// Ends the leases of `holder` that are not `known` to it, so that the next
-    /// rescue takes their tasks back: the answer to a claim was lost. How many
-    /// there were. A claim that is answered only after this may hold nothing.
-    async fn disown(&self, holder: &HolderId, known: &[Fence]) -> Result<u64>;
+    /// The claims of `holder` that are not `known` to it, since their answer was
+    /// lost on the way, to be given back: without payloads. An embedded database
+    /// loses none.
+    async fn unanswered(&self, holder: &HolderId, known: &[Fence]) -> Result<Vec<Claim>> {
+        let _ = (holder, known);
+        Ok(Vec::new())
+    }
 
     /// The tasks held by `holder` whose cancellation was asked for.
     async fn cancel_requests(&self, holder: &HolderId) -> Result<Vec<Fence>>;

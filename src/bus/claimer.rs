@@ -42,7 +42,7 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
         shared.say_full(!places.full.is_empty() || unsettled == 0);
         let looked = async {
             if in_doubt {
-                disown(shared).await?;
+                give_back_unanswered(shared).await?;
             }
             look(shared, capacity, &places, unsettled).await
         };
@@ -96,13 +96,18 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
     }
 }
 
-/// Lets others have what this host has claimed without knowing it. What the
-/// database commits only after this waits for its lease to run out.
-async fn disown(shared: &Shared) -> Result<(), StoreError> {
+/// Gives back what this host has claimed without knowing it. What the database
+/// commits only after this waits for its lease to run out.
+async fn give_back_unanswered(shared: &Arc<Shared>) -> Result<(), StoreError> {
+    let Some(settler) = shared.settler.handle() else {
+        return Ok(());
+    };
+    let asked = Instant::now();
     let known: Vec<Fence> = shared.flights().iter().map(|f| f.fence).collect();
-    let ended = bounded(PATIENCE, shared.store.disown(&shared.holder, &known)).await?;
-    if ended > 0 {
-        tracing::warn!("{ended} claimed tasks are taken back: the answer to the claim was lost");
+    let unanswered = shared.store.unanswered(&shared.holder, &known);
+    for claim in bounded(PATIENCE, unanswered).await? {
+        let end = host_fault("claim_unanswered", "the answer to the claim was lost");
+        give_back(shared, claim, asked, end, settler.clone());
     }
     Ok(())
 }

@@ -149,6 +149,12 @@ pub(super) const ENTRIES: &[Entry] = &[
         "see why the database is slow: `cogo-host doctor`",
     ),
     entry(
+        "claim_unanswered",
+        "the task was claimed, and the answer was lost; the attempt is given back",
+        "the connection to the database broke after the claim was committed",
+        "see why it broke: `cogo-host doctor`",
+    ),
+    entry(
         "no_place",
         "a task was claimed without a place for it; it is given back",
         "a bug of the host",

@@ -235,6 +235,10 @@ store_by_topics!(PostgresStore {
         self.named(claim::lanes::next_due(self, wants)).await
     }
 
+    async fn unanswered(&self, holder: &HolderId, known: &[Fence]) -> Result<Vec<Claim>> {
+        self.named(claim::unanswered(self, holder, known)).await
+    }
+
     async fn hint(&self, holder: &HolderId) {
         hint::wait(self, holder).await;
     }

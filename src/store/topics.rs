@@ -37,10 +37,6 @@ macro_rules! store_by_topics {
                 self.named(settle::renew(self, holder, fences, lease)).await
             }
 
-            async fn disown(&self, holder: &HolderId, known: &[Fence]) -> Result<u64> {
-                self.named(settle::disown(self, holder, known)).await
-            }
-
             async fn cancel_requests(&self, holder: &HolderId) -> Result<Vec<Fence>> {
                 self.named(cancel::requests(self, holder)).await
             }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
 use self::candidate::{Candidate, adopt, candidate};
 use self::lanes::At;
@@ -27,6 +28,8 @@ use super::connection::Turn;
 use super::rollout::write_sides;
 use super::row::{micros, micros_of, ms_since, to_json};
 use super::{PgCells, PostgresStore, Step};
+use crate::attempt::Fence;
+use crate::ids::HolderId;
 use crate::payload;
 use crate::store::{ClaimRequest, Want, rollout};
 use crate::task::Claim;
@@ -57,7 +60,7 @@ macro_rules! taken {
     () => {
         concat!(
             "
-  RETURNING due.n, due.place, due.since, due.epoch, due.holder, due.claimed_ms, m.id, m.service,
+  due.n, due.place, due.since, due.epoch, due.holder, due.claimed_ms, m.id, m.service,
     m.role, m.priority::bigint AS priority, m.shard::bigint AS shard, m.tenant, m.task_id,
     m.trace_id, m.payload::text AS payload,
     m.attempts::bigint AS attempts, m.max_attempts::bigint AS max_attempts,
@@ -148,7 +151,8 @@ taken AS (",
   FROM due
   -- It reads the whole list before any row is taken: the list is made by rows
   -- that are locked, and one that is taken would be missing from it.
-  WHERE m.id = due.id AND (SELECT $7 OR count(*) FILTER (WHERE adopt) = 0 FROM due)",
+  WHERE m.id = due.id AND (SELECT $7 OR count(*) FILTER (WHERE adopt) = 0 FROM due)
+  RETURNING",
     taken!(),
     "
 )
@@ -185,12 +189,40 @@ taken AS (",
     take!("$7", "$8"),
     "
   FROM due
-  WHERE m.id = due.id",
+  WHERE m.id = due.id
+  RETURNING",
     taken!(),
     "
 )
 SELECT ",
     select_taken!("$9"),
+    "
+FROM taken
+ORDER BY taken.n"
+);
+
+/// Claims that were answered to nobody. Their epoch is of the claim already.
+const UNANSWERED: &str = concat!(
+    "
+WITH due AS MATERIALIZED (
+  SELECT row_number() OVER () AS n, 0::bigint AS place, NULL::bigint AS since, m.id,
+    m.lease_epoch - 1 AS epoch, NULL::text AS holder, NULL::bigint AS claimed_ms
+  FROM agent_messages AS m
+  WHERE m.status = 'claimed' AND m.lease_expires_at IS NOT NULL AND m.claimed_by = $3
+    AND NOT EXISTS (
+      SELECT FROM unnest($1::uuid[], $2::bigint[]) AS known (id, epoch)
+      WHERE known.id = m.id AND known.epoch = m.lease_epoch
+    )
+),
+taken AS (
+  SELECT",
+    taken!(),
+    "
+  FROM due
+  JOIN agent_messages AS m ON m.id = due.id
+)
+SELECT ",
+    select_taken!("0"),
     "
 FROM taken
 ORDER BY taken.n"
@@ -413,6 +445,28 @@ async fn reclaim(
     draw(&mut turn, request, &mut candidates).await?;
     turn.finish().await?;
     Ok(candidates)
+}
+
+pub(super) async fn unanswered(
+    store: &PostgresStore,
+    holder: &HolderId,
+    known: &[Fence],
+) -> Step<Vec<Claim>> {
+    let ids: Vec<Uuid> = known.iter().map(|fence| fence.id.0).collect();
+    let epochs: Vec<i64> = known.iter().map(|fence| fence.epoch.0).collect();
+    let mut turn = store.connections.turn().await?;
+    let query = turn
+        .query(UNANSWERED)
+        .bind(ids)
+        .bind(epochs)
+        .bind(holder.as_str());
+    let rows = query.fetch_all(turn.conn()).await?;
+    turn.finish().await?;
+    let claims = rows.iter().map(|row| {
+        let candidate = candidate(&PgCells::of("agent_messages", row))?;
+        Ok(candidate.claim)
+    });
+    claims.collect()
 }
 
 /// Gives tasks that meet a rollout their side.

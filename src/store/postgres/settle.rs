@@ -157,15 +157,6 @@ FROM held
 WHERE m.id = held.id
 RETURNING m.id, m.lease_epoch, m.cancel_requested_at IS NOT NULL AS cancel_requested";
 
-const DISOWN: &str = "
-UPDATE agent_messages AS m
-SET lease_expires_at = now()
-WHERE m.status = 'claimed' AND m.lease_expires_at IS NOT NULL AND m.claimed_by = $3
-  AND NOT EXISTS (
-    SELECT FROM unnest($1::uuid[], $2::bigint[]) AS known (id, epoch)
-    WHERE known.id = m.id AND known.epoch = m.lease_epoch
-  )";
-
 pub(super) async fn settle(
     store: &PostgresStore,
     holder: &HolderId,
@@ -296,7 +287,8 @@ pub(super) async fn renew(
     if fences.is_empty() {
         return Ok(Vec::new());
     }
-    let (ids, epochs) = columns_of(fences);
+    let ids: Vec<uuid::Uuid> = fences.iter().map(|fence| fence.id.0).collect();
+    let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch.0).collect();
     let mut turn = store.connections.turn().await?;
     let query = turn
         .query(RENEW)
@@ -307,22 +299,4 @@ pub(super) async fn renew(
     let rows = query.fetch_all(turn.conn()).await?;
     turn.finish().await?;
     rows::renewals(&rows, fences)
-}
-
-pub(super) async fn disown(store: &PostgresStore, holder: &HolderId, known: &[Fence]) -> Step<u64> {
-    let (ids, epochs) = columns_of(known);
-    let mut turn = store.connections.turn().await?;
-    let query = turn
-        .query(DISOWN)
-        .bind(ids)
-        .bind(epochs)
-        .bind(holder.as_str());
-    let ended = query.execute(turn.conn()).await?.rows_affected();
-    turn.finish().await?;
-    Ok(ended)
-}
-
-fn columns_of(fences: &[Fence]) -> (Vec<uuid::Uuid>, Vec<i64>) {
-    let columns = fences.iter().map(|fence| (fence.id.0, fence.epoch.0));
-    columns.unzip()
 }

@@ -156,15 +156,6 @@ WHERE m.id = fence.value ->> 'id'
   AND m.lease_expires_at IS NOT NULL
 RETURNING id, lease_epoch, cancel_requested_at IS NOT NULL AS cancel_requested";
 
-const DISOWN: &str = "
-UPDATE agent_messages AS m
-SET lease_expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-WHERE m.status = 'claimed' AND m.lease_expires_at IS NOT NULL AND m.claimed_by = ?2
-  AND NOT EXISTS (
-    SELECT 1 FROM json_each(?1) AS known
-    WHERE known.value ->> 'id' = m.id AND known.value ->> 'epoch' = m.lease_epoch
-  )";
-
 #[derive(Serialize)]
 struct EndCells<'a> {
     id: MessageId,
@@ -439,18 +430,4 @@ pub(super) async fn renew(
         .await?;
     writer.commit().await?;
     rows::renewals(&rows, fences)
-}
-
-pub(super) async fn disown(store: &SqliteStore, holder: &HolderId, known: &[Fence]) -> Step<u64> {
-    let batch: Vec<FenceCells> = known.iter().map(FenceCells::from).collect();
-    let mut writer = store.writers.acquire().await?;
-    writer.begin().await?;
-    let ended = sqlx::query(DISOWN)
-        .bind(serde_json::to_string(&batch)?)
-        .bind(holder.as_str())
-        .execute(writer.conn()?)
-        .await?
-        .rows_affected();
-    writer.commit().await?;
-    Ok(ended)
 }

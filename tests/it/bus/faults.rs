@@ -251,8 +251,8 @@ impl Store for Faults {
             .await
     }
 
-    async fn disown(&self, holder: &HolderId, known: &[Fence]) -> Result<u64> {
-        self.inner.disown(holder, known).await
+    async fn unanswered(&self, holder: &HolderId, known: &[Fence]) -> Result<Vec<Claim>> {
+        self.inner.unanswered(holder, known).await
     }
 
     async fn cancel_requests(&self, holder: &HolderId) -> Result<Vec<Fence>> {

@@ -50,8 +50,8 @@ fn a_claim_that_is_lost_is_made_again() {
 
 /// Its lease is ten minutes, which nobody waits for.
 #[test]
-fn a_task_whose_claim_lost_its_answer_is_taken_back_at_once() {
-    assert_eq!(one_fate(CLAIM, Fate::AnswerLost), ["lost", "done"]);
+fn a_task_whose_claim_lost_its_answer_is_given_back_at_once() {
+    assert_eq!(one_fate(CLAIM, Fate::AnswerLost), ["host-fault", "done"]);
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -1,10 +1,11 @@
 //! Ways to the database, and what is said where there is none.
 
+use cogo_host::attempt::{Fence, LeaseEpoch};
 use cogo_host::store::{PostgresStore, Store, StoreError};
 
 use crate::support::hand::{DOCS, Hand, done, tasks};
 use crate::support::postgres::cluster::Cluster;
-use crate::support::postgres::{cluster, connect, execute, migrated, open, pooled, texts};
+use crate::support::postgres::{bed, cluster, connect, execute, migrated, open, pooled, texts};
 
 async fn refusal(url: &str) -> StoreError {
     PostgresStore::open(&url.parse().unwrap())
@@ -100,4 +101,29 @@ async fn a_pooler_is_no_way_to_migrate() {
     let error = store.migrate(false).await.unwrap_err().to_string();
     assert!(error.contains("5432"), "{error}");
     assert!(!store.migrate(true).await.unwrap().statements.is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_told_to_its_holder() {
+    let bed = bed().await;
+    bed.store.enqueue(&tasks(DOCS, 3)).await.unwrap();
+    let (hand, other) = (Hand::new(), Hand::new());
+    let known = hand.claim_one(&*bed.store, DOCS).await;
+    let lost = hand.claim_one(&*bed.store, DOCS).await;
+    other.claim_one(&*bed.store, DOCS).await;
+    // An earlier claim of the same task is not the one that is held.
+    let stale = Fence {
+        id: lost.id,
+        epoch: LeaseEpoch(0),
+    };
+    let fences = [known.fence(), stale];
+    let unanswered = bed.store.unanswered(&hand.id, &fences).await.unwrap();
+    let told: Vec<_> = unanswered
+        .iter()
+        .map(|claim| (claim.fence(), claim.attempt, &claim.trace_id))
+        .collect();
+    assert_eq!(told, [(lost.fence(), 1, &lost.trace_id)]);
+    hand.end(&*bed.store, &unanswered[0], done()).await;
+    let unanswered = bed.store.unanswered(&hand.id, &fences[..1]).await.unwrap();
+    assert!(unanswered.is_empty());
 }

@@ -22,7 +22,6 @@ conformance!(
     a_payload_over_the_limit_is_not_fetched,
     what_earlier_attempts_spent_is_added_up,
     renewing_extends_what_is_held_and_reports_the_rest,
-    claims_that_their_holder_does_not_know_are_taken_back,
     next_due_looks_at_the_wanted_routes_only,
 );
 
@@ -247,33 +246,6 @@ async fn renewing_extends_what_is_held_and_reports_the_rest(bed: &Bed) {
         .await
         .unwrap();
     assert_eq!(answer, [Renewal::Lost]);
-}
-
-async fn claims_that_their_holder_does_not_know_are_taken_back(bed: &Bed) {
-    bed.store.enqueue(&tasks(DOCS, 3)).await.unwrap();
-    let (hand, other) = (Hand::new(), Hand::new());
-    let known = hand.claim_one(&*bed.store, DOCS).await;
-    let lost = hand.claim_one(&*bed.store, DOCS).await;
-    let others = other.claim_one(&*bed.store, DOCS).await;
-    // Another claim of the same task is not the one that is known.
-    let stale = Fence {
-        id: lost.id,
-        epoch: LeaseEpoch(0),
-    };
-    let fences = [known.fence(), stale];
-    assert_eq!(bed.store.disown(&hand.id, &fences).await.unwrap(), 1);
-    // To the millisecond, its lease may still run.
-    let rescued = loop {
-        let rescued = bed.store.rescue(10, 3).await.unwrap();
-        if !rescued.is_empty() {
-            break rescued;
-        }
-    };
-    let ids: Vec<_> = rescued.iter().map(|r| r.id).collect();
-    assert_eq!(ids, [lost.id]);
-    hand.end(&*bed.store, &known, done()).await;
-    other.end(&*bed.store, &others, done()).await;
-    assert_eq!(bed.store.disown(&hand.id, &[]).await.unwrap(), 0);
 }
 
 async fn next_due_looks_at_the_wanted_routes_only(bed: &Bed) {
