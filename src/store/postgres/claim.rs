@@ -462,11 +462,13 @@ pub(super) async fn unanswered(
         .bind(holder.as_str());
     let rows = query.fetch_all(turn.conn()).await?;
     turn.finish().await?;
-    let claims = rows.iter().map(|row| {
-        let candidate = candidate(&PgCells::of("agent_messages", row))?;
-        Ok(candidate.claim)
+    // One that somebody made unreadable must not keep this host from claiming:
+    // it waits for its lease to run out.
+    let claims = rows.iter().filter_map(|row| {
+        let candidate = candidate(&PgCells::of("agent_messages", row)).ok()?;
+        Some(candidate.claim)
     });
-    claims.collect()
+    Ok(claims.collect())
 }
 
 /// Gives tasks that meet a rollout their side.

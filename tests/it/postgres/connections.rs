@@ -126,4 +126,17 @@ async fn a_claim_whose_answer_was_lost_is_told_to_its_holder() {
     hand.end(&*bed.store, &unanswered[0], done()).await;
     let unanswered = bed.store.unanswered(&hand.id, &fences[..1]).await.unwrap();
     assert!(unanswered.is_empty());
+    // Nor does one that cannot be read keep its holder from the rest.
+    let garbled = format!(
+        "UPDATE agent_messages SET service = 'no route' WHERE id = '{}'",
+        known.id
+    );
+    bed.door.execute(&garbled).await;
+    assert!(
+        bed.store
+            .unanswered(&hand.id, &[])
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
