@@ -48,12 +48,23 @@ macro_rules! task_columns {
 }
 pub(super) use task_columns;
 
-/// Notifies once, and only if somebody waits: a notification makes commits
-/// queue for one lock.
+/// Notifies once of what was inserted, and only if somebody waits: a notification
+/// makes commits queue for one lock. A single task is for a single host, so that
+/// one is named: the rest would claim in vain, and in the way of its claim.
 macro_rules! hint {
-    () => {
-        "SELECT pg_notify('cogo_bus', '')
-  WHERE EXISTS (SELECT FROM executor_waiters WHERE until > now())"
+    ($inserted:literal) => {
+        concat!(
+            "SELECT pg_notify('cogo_bus',
+    CASE WHEN (SELECT count(*) FROM ",
+            $inserted,
+            ") = 1 THEN waiter.holder ELSE '' END)
+  FROM (
+    SELECT holder FROM executor_waiters WHERE until > now() ORDER BY random() LIMIT 1
+  ) AS waiter
+  WHERE EXISTS (SELECT FROM ",
+            $inserted,
+            ")"
+        )
     };
 }
 pub(super) use hint;
@@ -89,8 +100,8 @@ event AS (
 ),
 hint AS (
   ",
-    hint!(),
-    " AND EXISTS (SELECT FROM inserted)
+    hint!("inserted"),
+    "
 )
 SELECT inserted.id
 FROM inserted

@@ -3,7 +3,8 @@
 //! A hint is never more than one: it may come for nothing, and a lost one costs
 //! a poll. Hosts that have nothing to do say so in `executor_waiters`, and an
 //! insert notifies only while one of them does, because commits that notify
-//! queue for one lock.
+//! queue for one lock. For a single task it names the host that shall go first;
+//! the others follow a moment later, should that one be full or gone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ const CHANNEL: &str = "cogo_bus";
 const ANNOUNCED: Duration = Duration::from_secs(4);
 /// When it says so again.
 const RENEW_AFTER: Duration = Duration::from_secs(2);
+/// How far a host stays behind the one that was named: some claims long.
+const BEHIND: Duration = Duration::from_millis(5);
 const RECONNECT: Duration = Duration::from_secs(2);
 
 /// What is left of hosts that went away is swept out with each announcement.
@@ -40,8 +43,26 @@ pub(super) struct Hints {
     /// A pooler of transactions delivers no notification.
     pooled: bool,
     state: Mutex<State>,
-    arrived: Arc<Notify>,
+    heard: Arc<Heard>,
     closed: CancellationToken,
+}
+
+/// The hints that nobody has waited for yet.
+#[derive(Default)]
+struct Heard {
+    /// For any host, or for this one.
+    ours: Notify,
+    /// For another one.
+    others: Notify,
+}
+
+impl Heard {
+    fn hint(&self, named: &str, holder: &HolderId) {
+        match named.is_empty() || named == holder.as_str() {
+            true => self.ours.notify_one(),
+            false => self.others.notify_one(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -56,7 +77,7 @@ impl Hints {
             options,
             pooled,
             state: Mutex::default(),
-            arrived: Arc::new(Notify::new()),
+            heard: Arc::default(),
             closed: CancellationToken::new(),
         }
     }
@@ -65,13 +86,14 @@ impl Hints {
         self.closed.cancel();
     }
 
-    /// Starts to listen, once.
-    fn listen(&self) {
+    /// Starts to listen, once, in the name of the first who waits.
+    fn listen(&self, holder: &HolderId) {
         let mut state = self.state.lock();
         if !std::mem::replace(&mut state.listening, true) {
             self.spawn(listen_for_ever(
                 self.options.clone(),
-                Arc::clone(&self.arrived),
+                Arc::clone(&self.heard),
+                holder.clone(),
             ));
         }
     }
@@ -87,13 +109,13 @@ impl Hints {
         let fresh = age.is_some_and(|age| age < ANNOUNCED);
         state.announced = Some(Instant::now());
         let (connections, holder) = (connections.clone(), holder.clone());
-        let arrived = Arc::clone(&self.arrived);
+        let heard = Arc::clone(&self.heard);
         // On its own, since whoever waits may let go at any moment, and a
         // statement that is let go of costs its connection.
         self.spawn(async move {
             match tokio::time::timeout(RENEW_AFTER, announce(&connections, &holder)).await {
                 Ok(Ok(())) if fresh => {}
-                Ok(Ok(())) => arrived.notify_one(),
+                Ok(Ok(())) => heard.ours.notify_one(),
                 Ok(Err(trouble)) => {
                     tracing::debug!(?trouble, "cannot say that this host waits; it polls");
                 }
@@ -120,11 +142,17 @@ pub(super) async fn wait(store: &PostgresStore, holder: &HolderId) {
     if hints.pooled {
         return std::future::pending().await;
     }
-    hints.listen();
+    hints.listen(holder);
+    let behind = async {
+        hints.heard.others.notified().await;
+        tokio::time::sleep(BEHIND).await;
+    };
+    tokio::pin!(behind);
     loop {
         hints.announce(&store.connections, holder);
         tokio::select! {
-            () = hints.arrived.notified() => return,
+            () = hints.heard.ours.notified() => return,
+            () = &mut behind => return,
             () = tokio::time::sleep(RENEW_AFTER) => {}
         }
     }
@@ -140,9 +168,9 @@ async fn announce(connections: &Connections, holder: &HolderId) -> Step<()> {
     turn.finish().await
 }
 
-async fn listen_for_ever(options: PgConnectOptions, arrived: Arc<Notify>) {
+async fn listen_for_ever(options: PgConnectOptions, heard: Arc<Heard>, holder: HolderId) {
     loop {
-        if let Err(error) = listen(&options, &arrived).await {
+        if let Err(error) = listen(&options, &heard, &holder).await {
             tracing::debug!(%error, "the connection for hints is lost; polling goes on");
         }
         tokio::time::sleep(RECONNECT.mul_f64(0.5 + rand::random::<f64>())).await;
@@ -150,7 +178,11 @@ async fn listen_for_ever(options: PgConnectOptions, arrived: Arc<Notify>) {
 }
 
 /// Listens on a connection of its own until that is lost.
-async fn listen(options: &PgConnectOptions, arrived: &Notify) -> Result<(), sqlx::Error> {
+async fn listen(
+    options: &PgConnectOptions,
+    heard: &Heard,
+    holder: &HolderId,
+) -> Result<(), sqlx::Error> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .max_lifetime(None)
@@ -160,10 +192,12 @@ async fn listen(options: &PgConnectOptions, arrived: &Notify) -> Result<(), sqlx
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(CHANNEL).await?;
     // Whatever came before this was missed.
-    arrived.notify_one();
+    heard.ours.notify_one();
     loop {
-        // Nothing is a connection that was made anew: something may be missed.
-        let _ = listener.try_recv().await?;
-        arrived.notify_one();
+        match listener.try_recv().await? {
+            Some(hint) => heard.hint(hint.payload(), holder),
+            // A connection that was made anew: something may be missed.
+            None => heard.ours.notify_one(),
+        }
     }
 }

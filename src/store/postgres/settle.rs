@@ -104,8 +104,8 @@ forwarded AS (
 ),
 hint AS (
   ",
-    hint!(),
-    " AND EXISTS (SELECT FROM forwarded)
+    hint!("forwarded"),
+    "
 ),
 event AS (
   INSERT INTO bus_events

@@ -5,29 +5,35 @@ use std::time::Duration;
 
 use cogo_host::store::Store;
 use futures::FutureExt;
+use sqlx::PgConnection;
 
 use crate::support::hand::{DOCS, Hand, task, tasks};
 use crate::support::postgres::{connect, execute, migrated, open, texts};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const WAITERS: &str = "SELECT count(*) FROM executor_waiters WHERE until > now()";
 
-#[tokio::test]
-async fn a_host_that_waits_is_woken_by_an_insert_of_another() {
-    let url = migrated().await;
-    let waiting = open(&url).await;
-    let hand = Hand::new();
-    // The first ones tell that listening and the announcement began.
-    let mut conn = connect(&url).await;
-    let listening = "SELECT count(*) FROM executor_waiters WHERE until > now()";
-    while texts(&mut conn, listening).await == [Some("0".to_owned())] {
+/// Waits until a host listens, has said that it waits, and has had the hints of
+/// that.
+async fn settled(waiting: &impl Store, hand: &Hand, conn: &mut PgConnection) {
+    while texts(conn, WAITERS).await == [Some("0".to_owned())] {
         tokio::time::timeout(PATIENCE, waiting.hint(&hand.id))
             .await
             .unwrap();
     }
     let listens = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND query LIKE 'LISTEN%'";
-    while texts(&mut conn, listens).await == [Some("0".to_owned())] {}
+    while texts(conn, listens).await == [Some("0".to_owned())] {}
     while waiting.hint(&hand.id).now_or_never().is_some() {}
+}
+
+#[tokio::test]
+async fn a_host_that_waits_is_woken_by_an_insert_of_another() {
+    let url = migrated().await;
+    let waiting = open(&url).await;
+    let hand = Hand::new();
+    let mut conn = connect(&url).await;
+    settled(&waiting, &hand, &mut conn).await;
 
     let hint = tokio::spawn({
         let waiting = Arc::new(waiting);
@@ -42,7 +48,7 @@ async fn a_host_that_waits_is_woken_by_an_insert_of_another() {
     let waiting = tokio::time::timeout(PATIENCE, hint).await.unwrap().unwrap();
     assert_eq!(hand.claim(&*waiting, DOCS, 9).await.len(), 5);
     waiting.leave(&hand.id).await.unwrap();
-    assert_eq!(texts(&mut conn, listening).await, [Some("0".to_owned())]);
+    assert_eq!(texts(&mut conn, WAITERS).await, [Some("0".to_owned())]);
 }
 
 #[tokio::test]
@@ -60,10 +66,27 @@ async fn nobody_is_notified_while_nobody_waits() {
     .await;
     // One for the whole batch, and so the first that arrives.
     store.enqueue(&tasks(DOCS, 50)).await.unwrap();
+    // A single task is for a single host.
+    store.enqueue(&[task(DOCS)]).await.unwrap();
     execute(&mut conn, "SELECT pg_notify('cogo_bus', 'end')").await;
-    let payloads = [
-        listener.recv().await.unwrap().payload().to_owned(),
-        listener.recv().await.unwrap().payload().to_owned(),
-    ];
-    assert_eq!(payloads, ["", "end"]);
+    let mut payloads = Vec::new();
+    for _ in 0..3 {
+        payloads.push(listener.recv().await.unwrap().payload().to_owned());
+    }
+    assert_eq!(payloads, ["", "h", "end"]);
+}
+
+/// The host that was named may be full, or gone.
+#[tokio::test]
+async fn a_hint_that_names_another_host_is_one_all_the_same() {
+    let url = migrated().await;
+    let waiting = open(&url).await;
+    let hand = Hand::new();
+    let mut conn = connect(&url).await;
+    settled(&waiting, &hand, &mut conn).await;
+    let waits = async { waiting.hint(&hand.id).await };
+    let named = execute(&mut conn, "SELECT pg_notify('cogo_bus', 'another')");
+    tokio::time::timeout(PATIENCE, futures::future::join(waits, named))
+        .await
+        .unwrap();
 }
