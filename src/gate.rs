@@ -4,6 +4,8 @@
 //! Pure: evidence in, verdict out. No data never passes, and each check shows
 //! its value, threshold and sample size, so that a verdict can be argued with.
 
+mod words;
+
 use std::borrow::Cow;
 use std::fmt;
 

@@ -223,6 +223,12 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The first digits, enough to name it: `sha256:304dc9d5a1b2`.
+    pub fn short(&self) -> String {
+        let hex = self.hex();
+        format!("sha256:{}", hex.get(..12).unwrap_or(&hex))
+    }
+
     /// The 64 hexadecimal digits without the `sha256:` prefix, for file names.
     pub fn hex(&self) -> String {
         hex::encode(self.0)

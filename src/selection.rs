@@ -186,6 +186,17 @@ pub enum HoldReason {
     Paused,
 }
 
+impl HoldReason {
+    /// As people read it behind `held:`.
+    pub const fn said(self) -> &'static str {
+        match self {
+            Self::BreakerOpen => "real path down",
+            Self::FlagOff => "flag off",
+            Self::Paused => "paused",
+        }
+    }
+}
+
 /// The reasons for a choice, as the attempt row keeps them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Why {

@@ -83,3 +83,29 @@ pub struct ShadowRunRow {
     pub run: ShadowRun,
     pub ended_at: DateTime<Utc>,
 }
+
+impl ShadowRunRow {
+    /// What another version came to beside the task's own attempt, in a line.
+    pub fn said(&self) -> String {
+        let run = &self.run;
+        let differences = difference::told(&run.stable_seen, &run.candidate_seen, &run.comparison);
+        let found = match (run.comparison.agrees, differences.is_empty()) {
+            (None, _) => "cannot be compared".to_owned(),
+            (Some(true), true) => "agrees".to_owned(),
+            (Some(true), false) => format!("agrees; {differences}"),
+            (Some(false), _) => format!("differs in {differences}"),
+        };
+        let candidate = &run.candidate;
+        format!(
+            "shadow {}: {} by {} {} ({}), ran {} ms beside {} ms of {}: {found}",
+            run.shadow,
+            run.candidate_seen.said(),
+            candidate.name,
+            candidate.version,
+            candidate.digest.short(),
+            run.candidate_seen.run_ms,
+            run.stable_seen.run_ms,
+            run.stable.name,
+        )
+    }
+}

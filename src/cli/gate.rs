@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::junit::{self, Case, CaseResult, Suite};
 use super::output::{Exit, Outcome};
 use crate::config::Config;
-use crate::gate::{Check, Comparison, GateReport, Scope, Unit, Verdict};
+use crate::gate::{Check, GateReport, Scope, Verdict};
 use crate::ids::TraceId;
 use crate::route::{Policy, RouteKey};
 use crate::stage::Stage;
@@ -99,10 +99,10 @@ fn described(scope: &Scope) -> String {
 pub fn table(report: &GateReport, scope: &Scope) -> String {
     let rows = report.checks.iter().map(|check| {
         [
-            format!("  {} {}", mark(check.verdict), check.name),
+            format!("  {} {}", check.verdict.mark(), check.name),
             check.verdict.to_string(),
-            value(check),
-            limit(check),
+            check.shown_value(),
+            check.shown_threshold(),
             format!("n={}", check.n),
             check.note.clone().unwrap_or_default(),
         ]
@@ -120,44 +120,17 @@ pub fn line(check: &Check) -> String {
     let note = check.note.as_deref().map(|note| format!("  {note}"));
     format!(
         "{} {:<24} {} ({})  n={}{}",
-        mark(check.verdict),
+        check.verdict.mark(),
         check.name,
-        value(check),
-        limit(check),
+        check.shown_value(),
+        check.shown_threshold(),
         check.n,
         note.unwrap_or_default()
     )
 }
 
 pub const fn mark(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "✓",
-        Verdict::Fail => "✗",
-        Verdict::Inconclusive => "?",
-    }
-}
-
-fn value(check: &Check) -> String {
-    check
-        .value
-        .map_or_else(|| "no data".to_owned(), |value| unit(value, check.unit))
-}
-
-fn limit(check: &Check) -> String {
-    let sign = match check.comparison {
-        Comparison::AtMost => "≤",
-        Comparison::AtLeast => "≥",
-    };
-    format!("{sign} {}", unit(check.threshold, check.unit))
-}
-
-fn unit(value: f64, unit: Unit) -> String {
-    match unit {
-        Unit::Share => format!("{:.1} %", value * 100.0),
-        Unit::Percent => format!("{value:.1} %"),
-        Unit::Milliseconds => format!("{value:.0} ms"),
-        Unit::Count => format!("{value:.0}"),
-    }
+    verdict.mark()
 }
 
 fn markdown(report: &GateReport, scope: &Scope) -> String {
@@ -167,10 +140,10 @@ fn markdown(report: &GateReport, scope: &Scope) -> String {
         text += &format!(
             "| {} | {} {} | {} | {} | {} | {} |\n",
             check.name,
-            mark(check.verdict),
+            check.verdict.mark(),
             check.verdict,
-            value(check),
-            limit(check),
+            check.shown_value(),
+            check.shown_threshold(),
             check.n,
             check.note.as_deref().unwrap_or_default(),
         );
@@ -184,8 +157,8 @@ fn junit(report: &GateReport, scope: &Scope) -> String {
     let case = |check: &Check| {
         let said = format!(
             "{} {}, n={}; {}",
-            value(check),
-            limit(check),
+            check.shown_value(),
+            check.shown_threshold(),
             check.n,
             check.note.as_deref().unwrap_or_default()
         );

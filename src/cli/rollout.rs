@@ -298,7 +298,7 @@ fn listing(rows: &[RolloutRow]) -> String {
         [
             row.id.to_string(),
             row.route.to_string(),
-            format!("{} {}", row.plugin, tree::short(&row.candidate)),
+            format!("{} {}", row.plugin, row.candidate.short()),
             tree::standing(row),
             row.started_at.format("%Y-%m-%d %H:%M:%S").to_string(),
             row.started_by.clone(),

@@ -10,7 +10,7 @@ use super::connection::Connection;
 use super::decide::{meant, own};
 use super::gate;
 use super::output::{Exit, Failure, Outcome};
-use super::rollout::{desk, short};
+use super::rollout::desk;
 use super::{Config, Context, table};
 use crate::api::ShadowRefused;
 use crate::attempt::SideEffects;
@@ -220,7 +220,7 @@ fn shown(view: &ShadowView) -> String {
             row.id,
             row.route,
             row.plugin,
-            short(&row.candidate),
+            row.candidate.short(),
             row.share,
             effects(row.side_effects),
             standing(row),
@@ -313,7 +313,7 @@ fn listing(rows: &[ShadowRow]) -> String {
         [
             row.id.to_string(),
             row.route.to_string(),
-            format!("{} {}", row.plugin, short(&row.candidate)),
+            format!("{} {}", row.plugin, row.candidate.short()),
             row.share.to_string(),
             effects(row.side_effects).to_owned(),
             standing(row),

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use super::connection::{Connection, Submitted, no_task};
 use super::output::{Exit, Failure, Outcome, Output};
-use super::trace::shadow_line;
 use super::{Config, Context};
 use crate::ids::MessageId;
 use crate::shadow::ShadowRunRow;
@@ -116,7 +115,7 @@ pub async fn submit(context: Context, args: SubmitArgs) -> Outcome {
         shadows: &shadows,
     };
     context.output.answer("task", &shown, || {
-        let lines = shadows.iter().map(shadow_line);
+        let lines = shadows.iter().map(ShadowRunRow::said);
         [ended(&task)]
             .into_iter()
             .chain(lines)

@@ -7,14 +7,11 @@ use clap::Args;
 
 use super::connection::Connection;
 use super::output::{Exit, Failure, Outcome};
-use super::rollout::short;
 use super::{Config, Context, gate};
 use crate::attempt::Span;
 use crate::event::Event;
 use crate::gate::Scope;
 use crate::ids::TraceId;
-use crate::shadow::ShadowRunRow;
-use crate::shadow::difference::told;
 use crate::trace::{AttemptView, TaskView, TraceView};
 
 #[derive(Args)]
@@ -100,32 +97,8 @@ fn task_lines(text: &mut String, view: &TaskView) {
         attempt_lines(text, attempt);
     }
     for run in &view.shadows {
-        line(text, format_args!("  {}", shadow_line(run)));
+        line(text, format_args!("  {}", run.said()));
     }
-}
-
-/// What another version came to beside the task's own attempt.
-pub fn shadow_line(row: &ShadowRunRow) -> String {
-    let run = &row.run;
-    let differences = told(&run.stable_seen, &run.candidate_seen, &run.comparison);
-    let found = match (run.comparison.agrees, differences.is_empty()) {
-        (None, _) => "cannot be compared".to_owned(),
-        (Some(true), true) => "agrees".to_owned(),
-        (Some(true), false) => format!("agrees; {differences}"),
-        (Some(false), _) => format!("differs in {differences}"),
-    };
-    let candidate = &run.candidate;
-    format!(
-        "shadow {}: {} by {} {} ({}), ran {} ms beside {} ms of {}: {found}",
-        run.shadow,
-        run.candidate_seen.said(),
-        candidate.name,
-        candidate.version,
-        short(&candidate.digest),
-        run.candidate_seen.run_ms,
-        run.stable_seen.run_ms,
-        run.stable.name,
-    )
 }
 
 fn attempt_lines(text: &mut String, attempt: &AttemptView) {

@@ -25,8 +25,7 @@ pub fn standing(row: &RolloutRow) -> String {
 
 /// The first digits of a digest, enough to name it.
 pub fn short(digest: &Digest) -> String {
-    let hex = digest.hex();
-    format!("sha256:{}", hex.get(..12).unwrap_or(&hex))
+    digest.short()
 }
 
 /// The whole tree.
@@ -37,8 +36,9 @@ pub fn tree(view: &RolloutView) -> String {
         row.id,
         row.route,
         row.plugin,
-        row.stable.as_ref().map_or_else(|| "?".to_owned(), short),
-        short(&row.candidate),
+        row.stable
+            .map_or_else(|| "?".to_owned(), |digest| digest.short()),
+        row.candidate.short(),
         standing(row),
     );
     for (place, share) in row.steps.shares().iter().enumerate() {
