@@ -19,6 +19,7 @@ mod facts;
 mod flags;
 mod guard;
 mod health;
+mod host_names;
 mod hosts;
 mod index;
 mod integration;
@@ -54,7 +55,7 @@ pub use facts::{
     PreviousView, Profile, ReadinessCheck, RefusedFileView, RouteDecided, RouteView, ServingView,
     SwapCounts,
 };
-pub use hosts::HostNames;
+pub use host_names::HostNames;
 pub use openapi::openapi;
 pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};
 pub use published::{PublishOrder, PublishRefused, PublishView, RetractRefused, RetractView};

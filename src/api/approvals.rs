@@ -24,13 +24,20 @@ use crate::route::RouteKey;
 use crate::selection::ApprovalId;
 use crate::store::NewApproval;
 
-const APPROVALS_DEFAULT: u32 = 50;
+pub(super) const APPROVALS_DEFAULT: u32 = 50;
 const APPROVALS_MAX: u32 = 500;
 
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Approvals {
     /// Newest first; those that are over have `left_ms` 0.
-    approvals: Vec<ApprovalRow>,
+    pub(super) approvals: Vec<ApprovalRow>,
+}
+
+impl Approvals {
+    pub(super) async fn read(shared: &Shared, limit: u32) -> Result<Self, ApiError> {
+        let approvals = shared.store().approvals(limit).await?;
+        Ok(Self { approvals })
+    }
 }
 
 pub(super) async fn list(
@@ -39,9 +46,7 @@ pub(super) async fn list(
 ) -> Result<Answer<Approvals>, ApiError> {
     let params = Params::read(query.as_deref(), &["limit"])?;
     let limit = params.limit(APPROVALS_DEFAULT, APPROVALS_MAX)?;
-    Ok(Answer(Approvals {
-        approvals: shared.store().approvals(limit).await?,
-    }))
+    Ok(Answer(Approvals::read(&shared, limit).await?))
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -95,7 +95,8 @@ fn seen(headers: &HeaderMap, params: &Params) -> Result<Option<i64>, QueryError>
     }
 }
 
-async fn newest(shared: &Shared) -> Result<i64, ApiError> {
+/// The latest event there is, by its id; 0 where there is none.
+pub(super) async fn newest(shared: &Shared) -> Result<i64, ApiError> {
     let filter = EventFilter {
         limit: 1,
         order: Order::NewestFirst,

@@ -26,20 +26,27 @@ pub(super) async fn live() -> Json<Liveness> {
 
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Readiness {
-    ready: bool,
-    checks: Vec<ReadinessCheck>,
+    pub(super) ready: bool,
+    pub(super) checks: Vec<ReadinessCheck>,
+}
+
+impl Readiness {
+    pub(super) async fn check(shared: &Shared) -> Self {
+        let mut checks = vec![database(shared).await, plugins(shared), draining(shared)];
+        checks.extend(shared.api.facts.readiness());
+        let ready = checks.iter().all(|check| check.ok);
+        Self { ready, checks }
+    }
 }
 
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, Json<Readiness>) {
-    let mut checks = vec![database(&shared).await, plugins(&shared), draining(&shared)];
-    checks.extend(shared.api.facts.readiness());
-    let ready = checks.iter().all(|check| check.ok);
-    let status = if ready {
+    let readiness = Readiness::check(&shared).await;
+    let status = if readiness.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, Json(Readiness { ready, checks }))
+    (status, Json(readiness))
 }
 
 fn check(name: &str, ok: bool, detail: impl Into<String>) -> ReadinessCheck {

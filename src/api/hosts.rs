@@ -1,70 +1,49 @@
-//! The names under which this host may be called.
+//! `/api/hosts`: the host processes that show themselves on the bus.
 
-use std::collections::HashSet;
-use std::net::IpAddr;
+use std::sync::Arc;
 
-/// The names by which a request may call this host, against web pages that
-/// point a name of theirs at it (DNS rebinding).
-pub struct HostNames {
-    names: HashSet<String>,
-    bind: IpAddr,
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Shared;
+use super::error::ApiError;
+use super::query::Params;
+use crate::store::HostRow;
+
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Hosts {
+    /// By name.
+    pub(super) hosts: Vec<HostView>,
 }
 
-impl HostNames {
-    /// Loopback names, the bind address, and further names.
-    pub fn new(bind: IpAddr, names: impl IntoIterator<Item = String>) -> Self {
-        let mut all: HashSet<String> = names.into_iter().map(|n| normal(&n)).collect();
-        all.insert("localhost".to_owned());
-        Self { names: all, bind }
-    }
+/// A host process and whether it counts as one that works.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct HostView {
+    #[serde(flatten)]
+    pub(super) row: HostRow,
+    /// It showed itself lately.
+    pub(super) live: bool,
+}
 
-    /// Whether a name without its port is one of ours.
-    pub(super) fn allow(&self, host: &str) -> bool {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        match bare.parse::<IpAddr>() {
-            // An address cannot be pointed elsewhere; one that reached a host
-            // which listens on all of them is its own.
-            Ok(address) => {
-                address.to_canonical().is_loopback()
-                    || self.bind.is_unspecified()
-                    || address == self.bind
-            }
-            Err(_) => self.names.contains(&normal(host)),
-        }
+impl Hosts {
+    pub(super) async fn read(shared: &Shared) -> Result<Self, ApiError> {
+        let rows = shared.store().hosts().await?.into_iter();
+        let hosts = rows.map(|row| HostView {
+            live: row.is_live(),
+            row,
+        });
+        Ok(Self {
+            hosts: hosts.collect(),
+        })
     }
 }
 
-fn normal(name: &str) -> String {
-    name.trim_end_matches('.').to_ascii_lowercase()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_this_host() {
-        let names = HostNames::new("192.0.2.7".parse().unwrap(), ["Bus.Example.".to_owned()]);
-        for ours in [
-            "localhost",
-            "LOCALHOST",
-            "127.0.0.1",
-            "[::1]",
-            "192.0.2.7",
-            "bus.example",
-        ] {
-            assert!(names.allow(ours), "{ours}");
-        }
-        for foreign in [
-            "evil.example",
-            "localhost.evil.example",
-            "192.0.2.8",
-            "",
-            "127.0.0.1.nip.io",
-        ] {
-            assert!(!names.allow(foreign), "{foreign}");
-        }
-        let any = HostNames::new("0.0.0.0".parse().unwrap(), []);
-        assert!(any.allow("192.0.2.8") && !any.allow("evil.example"));
-    }
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Hosts>, ApiError> {
+    Params::read(query.as_deref(), &[])?;
+    Ok(Json(Hosts::read(&shared).await?))
 }

@@ -16,24 +16,46 @@ use crate::store::Depth;
 
 #[derive(Serialize, JsonSchema)]
 pub(super) struct IntegrationStatus {
-    stage: Stage,
-    version: &'static str,
-    flag: FlagView,
-    routes: Vec<RouteView>,
-    plugins: Vec<PluginView>,
-    host: HostStatus,
-    bus: Depth,
+    pub(super) stage: Stage,
+    pub(super) version: &'static str,
+    pub(super) flag: FlagView,
+    pub(super) routes: Vec<RouteView>,
+    pub(super) plugins: Vec<PluginView>,
+    pub(super) host: HostStatus,
+    pub(super) bus: Depth,
 }
 
 #[derive(Serialize, JsonSchema)]
-struct HostStatus {
+pub(super) struct HostStatus {
     /// As in `claimed_by`.
-    holder: String,
-    in_flight: usize,
-    draining: bool,
-    ci: bool,
+    pub(super) holder: String,
+    pub(super) in_flight: usize,
+    pub(super) draining: bool,
+    pub(super) ci: bool,
     /// Real and mock run side by side for every task.
-    compare: bool,
+    pub(super) compare: bool,
+}
+
+impl IntegrationStatus {
+    pub(super) async fn read(shared: &Shared) -> Result<Self, ApiError> {
+        let bus = shared.store().depth().await?;
+        let (facts, handle) = (&shared.api.facts, &shared.api.bus);
+        Ok(Self {
+            stage: facts.stage(),
+            version: env!("CARGO_PKG_VERSION"),
+            flag: facts.flag(),
+            routes: facts.routes(),
+            plugins: facts.plugins(),
+            host: HostStatus {
+                holder: handle.holder().to_string(),
+                in_flight: handle.in_flight(),
+                draining: handle.is_draining(),
+                ci: facts.ci(),
+                compare: facts.compares(),
+            },
+            bus,
+        })
+    }
 }
 
 pub(super) async fn status(
@@ -41,21 +63,5 @@ pub(super) async fn status(
     RawQuery(query): RawQuery,
 ) -> Result<Json<IntegrationStatus>, ApiError> {
     Params::read(query.as_deref(), &[])?;
-    let bus = shared.store().depth().await?;
-    let (facts, handle) = (&shared.api.facts, &shared.api.bus);
-    Ok(Json(IntegrationStatus {
-        stage: facts.stage(),
-        version: env!("CARGO_PKG_VERSION"),
-        flag: facts.flag(),
-        routes: facts.routes(),
-        plugins: facts.plugins(),
-        host: HostStatus {
-            holder: handle.holder().to_string(),
-            in_flight: handle.in_flight(),
-            draining: handle.is_draining(),
-            ci: facts.ci(),
-            compare: facts.compares(),
-        },
-        bus,
-    }))
+    Ok(Json(IntegrationStatus::read(&shared).await?))
 }

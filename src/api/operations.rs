@@ -5,8 +5,9 @@
 
 use super::operation::Operation;
 use super::{
-    approvals, artifacts, controls, events, flags, guard, health, index, integration, metrics,
-    openapi, pipeline, plugins, prometheus, published, rollouts, routes, shadows, tasks, workflows,
+    approvals, artifacts, controls, events, flags, guard, health, hosts, index, integration,
+    metrics, openapi, pipeline, plugins, prometheus, published, rollouts, routes, shadows, tasks,
+    workflows,
 };
 use crate::control::ApprovalRow;
 use crate::event::Event;
@@ -46,6 +47,12 @@ fn of_the_host() -> Vec<Operation> {
             .answers_raw("text/plain"),
         Operation::get("/openapi.json", "This description", openapi::show)
             .answers::<serde_json::Map<String, serde_json::Value>>(),
+        Operation::get(
+            "/api/hosts",
+            "The host processes that show themselves on the bus",
+            hosts::list,
+        )
+        .answers::<hosts::Hosts>(),
         Operation::get(
             "/api/integration/status",
             "Stage, flag, routes, plugins, host and bus in one answer",

@@ -72,10 +72,19 @@ pub struct VersionView {
 
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Plugins {
-    plugins: Vec<PluginView>,
+    pub(super) plugins: Vec<PluginView>,
     /// Absent where none is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    directory: Option<DirectoryView>,
+    pub(super) directory: Option<DirectoryView>,
+}
+
+impl Plugins {
+    pub(super) fn of(shared: &Shared) -> Self {
+        Self {
+            plugins: shared.api.facts.plugins(),
+            directory: shared.api.facts.plugins_directory(),
+        }
+    }
 }
 
 pub(super) async fn list(
@@ -83,10 +92,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<axum::Json<Plugins>, ApiError> {
     Params::read(query.as_deref(), &[])?;
-    Ok(axum::Json(Plugins {
-        plugins: shared.api.facts.plugins(),
-        directory: shared.api.facts.plugins_directory(),
-    }))
+    Ok(axum::Json(Plugins::of(&shared)))
 }
 
 #[derive(Deserialize, JsonSchema)]

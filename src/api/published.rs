@@ -94,7 +94,14 @@ impl PublishRefused {
 
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Listed {
-    published: Vec<PublishedRow>,
+    pub(super) published: Vec<PublishedRow>,
+}
+
+impl Listed {
+    pub(super) async fn read(shared: &Shared) -> Result<Self, ApiError> {
+        let published = shared.store().published(MAX_LISTED).await?;
+        Ok(Self { published })
+    }
 }
 
 pub(super) async fn list(
@@ -102,8 +109,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<axum::Json<Listed>, ApiError> {
     Params::read(query.as_deref(), &[])?;
-    let published = shared.store().published(MAX_LISTED).await?;
-    Ok(axum::Json(Listed { published }))
+    Ok(axum::Json(Listed::read(&shared).await?))
 }
 
 pub(super) async fn publish(

@@ -28,7 +28,7 @@ use crate::selection::RolloutId;
 use crate::steering::{NotSteered, RolloutView, steer};
 use crate::store::{NewRollout, StartedRollout, StoreError};
 
-const ROLLOUTS_DEFAULT: u32 = 50;
+pub(super) const ROLLOUTS_DEFAULT: u32 = 50;
 const ROLLOUTS_MAX: u32 = 500;
 
 /// Which version is to be rolled out where.
@@ -203,7 +203,14 @@ impl RolloutRefused {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Rollouts {
     /// Newest first.
-    rollouts: Vec<RolloutRow>,
+    pub(super) rollouts: Vec<RolloutRow>,
+}
+
+impl Rollouts {
+    pub(super) async fn read(shared: &Shared, limit: u32) -> Result<Self, ApiError> {
+        let rollouts = shared.store().rollouts(limit).await?;
+        Ok(Self { rollouts })
+    }
 }
 
 pub(super) async fn list(
@@ -212,9 +219,7 @@ pub(super) async fn list(
 ) -> Result<Answer<Rollouts>, ApiError> {
     let params = Params::read(query.as_deref(), &["limit"])?;
     let limit = params.limit(ROLLOUTS_DEFAULT, ROLLOUTS_MAX)?;
-    Ok(Answer(Rollouts {
-        rollouts: shared.store().rollouts(limit).await?,
-    }))
+    Ok(Answer(Rollouts::read(&shared, limit).await?))
 }
 
 pub(super) async fn show(
@@ -223,10 +228,14 @@ pub(super) async fn show(
     RawQuery(query): RawQuery,
 ) -> Result<Answer<RolloutView>, ApiError> {
     Params::read(query.as_deref(), &[])?;
+    Ok(Answer(view(&shared, id).await?))
+}
+
+/// A rollout and how it is doing, by this host's thresholds.
+pub(super) async fn view(shared: &Shared, id: RolloutId) -> Result<RolloutView, ApiError> {
     let row = shared.store().rollout(&id).await?;
     let row = row.ok_or(RolloutRefused::Unknown(id))?;
-    let view = RolloutView::read(shared.store(), row, &shared.api.thresholds).await?;
-    Ok(Answer(view))
+    Ok(RolloutView::read(shared.store(), row, &shared.api.thresholds).await?)
 }
 
 #[derive(Deserialize, JsonSchema)]

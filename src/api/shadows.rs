@@ -26,7 +26,7 @@ use crate::shadow::ShadowRow;
 use crate::steering::ShadowView;
 use crate::store::{EndedShadow, NewShadow, StartedShadow};
 
-const SHADOWS_DEFAULT: u32 = 50;
+pub(super) const SHADOWS_DEFAULT: u32 = 50;
 const SHADOWS_MAX: u32 = 500;
 
 /// Why a shadow is not begun, ended or shown.
@@ -85,7 +85,14 @@ impl ShadowRefused {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Shadows {
     /// Newest first.
-    shadows: Vec<ShadowRow>,
+    pub(super) shadows: Vec<ShadowRow>,
+}
+
+impl Shadows {
+    pub(super) async fn read(shared: &Shared, limit: u32) -> Result<Self, ApiError> {
+        let shadows = shared.store().shadows(limit).await?;
+        Ok(Self { shadows })
+    }
 }
 
 pub(super) async fn list(
@@ -94,9 +101,7 @@ pub(super) async fn list(
 ) -> Result<Answer<Shadows>, ApiError> {
     let params = Params::read(query.as_deref(), &["limit"])?;
     let limit = params.limit(SHADOWS_DEFAULT, SHADOWS_MAX)?;
-    Ok(Answer(Shadows {
-        shadows: shared.store().shadows(limit).await?,
-    }))
+    Ok(Answer(Shadows::read(&shared, limit).await?))
 }
 
 pub(super) async fn show(

@@ -15,7 +15,7 @@ use super::auth::Actor;
 use super::body::Json;
 use super::error::ApiError;
 use super::path::Id;
-use super::query::Params;
+use super::query::{Params, QueryError};
 use crate::attempt::Progress;
 use crate::ids::MessageId;
 use crate::intake::{self, IntakeError, Submission};
@@ -24,17 +24,17 @@ use crate::store::{Cancelled, StoreError, TaskFilter};
 use crate::task::{Enqueued, NewTask, Status, TaskRow};
 use crate::trace::{TaskView, cut};
 
-const TASKS_DEFAULT: u32 = 50;
-const TASKS_MAX: u32 = 500;
+pub(super) const TASKS_DEFAULT: u32 = 50;
+pub(super) const TASKS_MAX: u32 = 500;
 
 /// Where a task and its story are found.
 #[derive(Serialize, JsonSchema)]
-struct Links {
-    task: String,
+pub(super) struct Links {
+    pub(super) task: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    trace: Option<String>,
+    pub(super) trace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    gate: Option<String>,
+    pub(super) gate: Option<String>,
 }
 
 impl Links {
@@ -121,37 +121,66 @@ async fn enqueue(shared: &Shared, task: NewTask) -> Result<Submitted, ApiError> 
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Listing {
     /// Newest first, without payloads.
-    tasks: Vec<TaskRow>,
+    pub(super) tasks: Vec<TaskRow>,
     /// There are older ones that match.
-    truncated: bool,
+    pub(super) truncated: bool,
+}
+
+/// What a listing may be narrowed by.
+pub(super) const FILTERS: &[&str] = &["status", "route", "trace", "task_id", "limit"];
+
+/// Which tasks a listing shows.
+pub(super) fn filter(params: &Params) -> Result<TaskFilter, QueryError> {
+    Ok(TaskFilter {
+        status: params.parsed::<Status>("status")?,
+        route: params.parsed::<RouteKey>("route")?,
+        trace_id: params.parsed("trace")?,
+        task_id: params.text("task_id")?.map(str::to_owned),
+        limit: params.limit(TASKS_DEFAULT, TASKS_MAX)?,
+    })
+}
+
+impl Listing {
+    pub(super) async fn read(shared: &Shared, filter: &TaskFilter) -> Result<Self, ApiError> {
+        let limit = filter.limit;
+        let one_more = TaskFilter {
+            limit: limit + 1,
+            ..filter.clone()
+        };
+        let (tasks, truncated) = cut(shared.store().tasks(&one_more).await?, limit);
+        Ok(Self { tasks, truncated })
+    }
 }
 
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let known = &["status", "route", "trace", "task_id", "limit"];
-    let params = Params::read(query.as_deref(), known)?;
-    let limit = params.limit(TASKS_DEFAULT, TASKS_MAX)?;
-    let filter = TaskFilter {
-        status: params.parsed::<Status>("status")?,
-        route: params.parsed::<RouteKey>("route")?,
-        trace_id: params.parsed("trace")?,
-        task_id: params.text("task_id")?.map(str::to_owned),
-        limit: limit + 1,
-    };
-    let (tasks, truncated) = cut(shared.store().tasks(&filter).await?, limit);
-    Ok(axum::Json(Listing { tasks, truncated }).into_response())
+    let params = Params::read(query.as_deref(), FILTERS)?;
+    let listing = Listing::read(&shared, &filter(&params)?).await?;
+    Ok(axum::Json(listing).into_response())
 }
 
 /// One task, what was tried, and how far it is.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Shown {
     #[serde(flatten)]
-    view: TaskView,
+    pub(super) view: TaskView,
     /// Of an attempt that runs on this host.
-    progress: Option<Progress>,
-    links: Links,
+    pub(super) progress: Option<Progress>,
+    pub(super) links: Links,
+}
+
+impl Shown {
+    pub(super) async fn read(shared: &Shared, id: MessageId) -> Result<Self, ApiError> {
+        let row = found(shared, id).await?;
+        let links = Links::of(id, row.trace_id.as_deref());
+        Ok(Self {
+            view: TaskView::of(shared.store(), row).await?,
+            progress: shared.api.bus.progress(id),
+            links,
+        })
+    }
 }
 
 pub(super) async fn show(
@@ -160,16 +189,7 @@ pub(super) async fn show(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     Params::read(query.as_deref(), &[])?;
-    let row = found(&shared, id).await?;
-    let links = Links::of(id, row.trace_id.as_deref());
-    let view = TaskView::of(shared.store(), row).await?;
-    let progress = shared.api.bus.progress(id);
-    Ok(axum::Json(Shown {
-        view,
-        progress,
-        links,
-    })
-    .into_response())
+    Ok(axum::Json(Shown::read(&shared, id).await?).into_response())
 }
 
 async fn found(shared: &Shared, id: MessageId) -> Result<TaskRow, ApiError> {

@@ -20,10 +20,31 @@ use crate::trace;
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Gate {
     scope: ShownScope,
-    require_real: bool,
+    pub(super) require_real: bool,
     #[serde(flatten)]
-    report: GateReport,
+    pub(super) report: GateReport,
     thresholds: Thresholds,
+}
+
+impl Gate {
+    pub(super) async fn read(
+        shared: &Shared,
+        scope: Scope,
+        require_real: bool,
+    ) -> Result<Self, ApiError> {
+        let policy = shared.policy();
+        let judging = shared.judging(require_real, &policy);
+        let report = trace::judge(shared.store(), &scope, &judging).await?;
+        Ok(Self {
+            scope: match scope {
+                Scope::Trace(trace) => ShownScope::Trace(trace),
+                Scope::Window { minutes } => ShownScope::WindowMin(minutes),
+            },
+            require_real,
+            report,
+            thresholds: shared.api.thresholds,
+        })
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -40,18 +61,7 @@ pub(super) async fn gate(
     let params = Params::read(query.as_deref(), &["trace", "window_min", "require_real"])?;
     let scope = scope(&params, shared.api.window_min)?;
     let require_real = require_real(&params, &shared)?;
-    let policy = shared.policy();
-    let judging = shared.judging(require_real, &policy);
-    let report = trace::judge(shared.store(), &scope, &judging).await?;
-    Ok(Json(Gate {
-        scope: match scope {
-            Scope::Trace(trace) => ShownScope::Trace(trace),
-            Scope::Window { minutes } => ShownScope::WindowMin(minutes),
-        },
-        require_real,
-        report,
-        thresholds: shared.api.thresholds,
-    }))
+    Ok(Json(Gate::read(&shared, scope, require_real).await?))
 }
 
 fn scope(params: &Params, default_minutes: u32) -> Result<Scope, QueryError> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::ids::{Digest, HolderId};
@@ -23,7 +24,7 @@ pub struct HostBeat<'a> {
 }
 
 /// A host process as the bus knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct HostRow {
     pub holder: String,
     pub name: String,

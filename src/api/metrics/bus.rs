@@ -10,41 +10,61 @@ use serde::Serialize;
 use super::{MINUTES, minutes};
 use crate::api::Shared;
 use crate::api::error::ApiError;
-use crate::api::query::Params;
+use crate::api::query::{Params, QueryError};
 use crate::event::Event;
 use crate::store::{EventFilter, Latency, Order};
 use crate::trace::cut;
 
-const EVENTS_DEFAULT: u32 = 100;
-const EVENTS_MAX: u32 = 1_000;
+pub(in crate::api) const EVENTS_DEFAULT: u32 = 100;
+pub(in crate::api) const EVENTS_MAX: u32 = 1_000;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::api) struct Events {
     /// The newest ones that match, oldest of them first.
-    events: Vec<Event>,
+    pub(in crate::api) events: Vec<Event>,
     /// There are older ones that match.
-    truncated: bool,
+    pub(in crate::api) truncated: bool,
+}
+
+/// What a listing may be narrowed by.
+pub(in crate::api) const FILTERS: &[&str] = &["trace", "task", "type", "since_min", "limit"];
+
+/// Which events a listing shows.
+pub(in crate::api) fn filter(params: &Params) -> Result<EventFilter, QueryError> {
+    Ok(EventFilter {
+        trace_id: params.text("trace")?.map(str::to_owned),
+        event_type: params.text("type")?.map(str::to_owned),
+        message_id: params.parsed("task")?,
+        since: params.number("since_min", MINUTES)?.map(minutes),
+        limit: params.limit(EVENTS_DEFAULT, EVENTS_MAX)?,
+        order: Order::NewestFirst,
+        ..EventFilter::default()
+    })
+}
+
+impl Events {
+    /// The newest of a filter, oldest of them first.
+    pub(in crate::api) async fn read(
+        shared: &Shared,
+        filter: &EventFilter,
+    ) -> Result<Self, ApiError> {
+        let limit = filter.limit;
+        let one_more = EventFilter {
+            limit: limit + 1,
+            ..filter.clone()
+        };
+        let (mut events, truncated) = cut(shared.store().events(&one_more).await?, limit);
+        events.reverse();
+        Ok(Self { events, truncated })
+    }
 }
 
 pub(in crate::api) async fn events(
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Events>, ApiError> {
-    let known = &["trace", "task", "type", "since_min", "limit"];
-    let params = Params::read(query.as_deref(), known)?;
-    let limit = params.limit(EVENTS_DEFAULT, EVENTS_MAX)?;
-    let filter = EventFilter {
-        trace_id: params.text("trace")?.map(str::to_owned),
-        event_type: params.text("type")?.map(str::to_owned),
-        message_id: params.parsed("task")?,
-        since: params.number("since_min", MINUTES)?.map(minutes),
-        limit: limit + 1,
-        order: Order::NewestFirst,
-        ..EventFilter::default()
-    };
-    let (mut events, truncated) = cut(shared.store().events(&filter).await?, limit);
-    events.reverse();
-    Ok(Json(Events { events, truncated }))
+    let params = Params::read(query.as_deref(), FILTERS)?;
+    Ok(Json(Events::read(&shared, &filter(&params)?).await?))
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -18,10 +18,13 @@ pub(in crate::api) async fn show(
     RawQuery(query): RawQuery,
 ) -> Result<Json<TraceView>, ApiError> {
     Params::read(query.as_deref(), &[])?;
+    Ok(Json(read(&shared, trace).await?))
+}
+
+/// The story of a trace, judged as gates judge here.
+pub(in crate::api) async fn read(shared: &Shared, trace: TraceId) -> Result<TraceView, ApiError> {
     let policy = shared.policy();
     let judging = shared.judging(shared.requires_real(), &policy);
-    match TraceView::read(shared.store(), &trace, &judging).await? {
-        Some(view) => Ok(Json(view)),
-        None => Err(ApiError::NoTrace(trace)),
-    }
+    let view = TraceView::read(shared.store(), &trace, &judging).await?;
+    view.ok_or(ApiError::NoTrace(trace))
 }
