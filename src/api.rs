@@ -27,6 +27,7 @@ mod metrics;
 mod openapi;
 mod operation;
 mod operations;
+mod pages;
 mod path;
 mod pipeline;
 mod plugins;
@@ -57,6 +58,7 @@ pub use facts::{
 };
 pub use host_names::HostNames;
 pub use openapi::openapi;
+pub use pages::page_paths;
 pub use plugins::{PluginOperator, RollbackOrder, RollbackView, VersionView};
 pub use published::{PublishOrder, PublishRefused, PublishView, RetractRefused, RetractView};
 pub use rollouts::{Candidacy, RolloutRefused, Versions};
@@ -134,8 +136,10 @@ pub fn router(api: Api) -> Router {
         streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
     });
     let operations = operations::all().into_iter();
-    operations
-        .fold(Router::new(), |router, operation| operation.serve(router))
+    let router = operations.fold(Router::new(), |router, operation| operation.serve(router));
+    let pages = pages::all().into_iter();
+    pages
+        .fold(router, |router, page| page.serve(router))
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&shared), guard::guard))

@@ -32,7 +32,7 @@ pub mod load;
 pub mod outbound;
 pub mod sandbox;
 pub mod signature;
-mod text;
+pub(crate) mod text;
 pub mod wasi;
 pub mod watcher;
 pub mod world;

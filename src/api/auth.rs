@@ -4,6 +4,8 @@
 //! time. Guessing is slowed down by address. A denial never repeats what was
 //! presented.
 
+mod schemes;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::guard::Denied;
+pub(super) use schemes::Schemes;
 
 /// The name of a token that stands alone.
 const DEFAULT_NAME: &str = "operator";
@@ -196,6 +199,7 @@ impl Auth {
     pub(super) fn admit(
         &self,
         headers: &HeaderMap,
+        schemes: Schemes,
         access: Access,
         peer: IpAddr,
         now: Instant,
@@ -210,8 +214,8 @@ impl Auth {
         if let Some(left) = self.failures.lock().blocked(peer, now) {
             return Err(Denied::TooManyFailures { left });
         }
-        let presented = value.to_str().ok().and_then(bearer);
-        match presented.and_then(|token| self.tokens.holder(token)) {
+        let presented = value.to_str().ok().and_then(|value| schemes.token(value));
+        match presented.and_then(|token| self.tokens.holder(&token)) {
             Some(name) => Ok(Actor(name.to_owned())),
             None => {
                 self.failures.lock().note(peer, now);
@@ -232,13 +236,6 @@ impl Auth {
             (true, true) => Err(Denied::NoTokenConfigured),
         }
     }
-}
-
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim_start())
 }
 
 /// Wrong tokens by address, in windows of a minute.
@@ -305,6 +302,8 @@ fn network(peer: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+
     use super::*;
 
     const TOKEN: &str = "0123456789abcdef";
@@ -315,12 +314,16 @@ mod tests {
     }
 
     fn admit(auth: &Auth, header: Option<&str>, access: Access, now: Instant) -> Option<String> {
+        let schemes = match access {
+            Access::Write => Schemes::Bearer,
+            Access::Liveness | Access::Read => Schemes::BearerOrBasic,
+        };
         let mut headers = HeaderMap::new();
         if let Some(value) = header {
             headers.insert(header::AUTHORIZATION, value.parse().unwrap());
         }
         let peer = "10.0.0.1".parse().unwrap();
-        let actor = auth.admit(&headers, access, peer, now).ok()?;
+        let actor = auth.admit(&headers, schemes, access, peer, now).ok()?;
         Some(actor.as_str().to_owned())
     }
 
@@ -373,6 +376,41 @@ mod tests {
         assert_eq!(admit(&none, Some(&good), Access::Write, now), None);
         let reachable = "0.0.0.0".parse().unwrap();
         assert!(Auth::for_bind(reachable, false, Tokens::default()).is_err());
+    }
+
+    fn basic(pair: &str) -> String {
+        format!("Basic {}", BASE64_STANDARD.encode(pair))
+    }
+
+    #[test]
+    fn a_browser_reads_with_the_token_as_password_and_never_writes() {
+        let now = Instant::now();
+        let auth = auth("0.0.0.0", false, &format!("ci:{TOKEN}"));
+        for (pair, name) in [
+            (format!("anybody:{TOKEN}"), Some("ci")),
+            (format!(":{TOKEN}"), Some("ci")),
+            (format!("ci:x:{TOKEN}"), None),
+            (format!("{TOKEN}:"), None),
+            (TOKEN.to_owned(), None),
+        ] {
+            let header = basic(&pair);
+            let admitted = admit(&auth, Some(&header), Access::Read, now);
+            assert_eq!(admitted.as_deref(), name, "{pair}");
+            assert_eq!(admit(&auth, Some(&header), Access::Write, now), None);
+        }
+    }
+
+    #[test]
+    fn guessing_as_a_browser_is_slowed_down_alike() {
+        let auth = auth("127.0.0.1", false, &format!("ci:{TOKEN}"));
+        let (wrong, right) = (basic("x:wrong"), basic(&format!("x:{TOKEN}")));
+        let now = Instant::now();
+        for _ in 0..FAILURES_MAX {
+            assert!(admit(&auth, Some(&wrong), Access::Read, now).is_none());
+        }
+        assert!(admit(&auth, Some(&right), Access::Read, now).is_none());
+        let bearer = format!("Bearer {TOKEN}");
+        assert!(admit(&auth, Some(&bearer), Access::Read, now).is_none());
     }
 
     #[test]

@@ -346,6 +346,14 @@ pub(super) struct ErrorAnswer {
     error: ErrorView,
 }
 
+/// What an answer tells of an error, for whoever gives it another shape.
+#[derive(Clone)]
+pub(super) struct Told {
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
 #[derive(Serialize, JsonSchema)]
 struct ErrorView {
     /// Stable and machine-readable.
@@ -359,15 +367,21 @@ struct ErrorView {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         self.log();
-        let error = ErrorView {
+        let told = Told {
             code: self.code(),
             message: self.to_string(),
             hint: self.hint(),
+        };
+        let error = ErrorView {
+            code: told.code,
+            message: told.message.clone(),
+            hint: told.hint.clone(),
         };
         let mut response = (self.status(), Json(ErrorAnswer { error })).into_response();
         if let Some((name, value)) = self.header() {
             response.headers_mut().insert(name, value);
         }
+        response.extensions_mut().insert(told);
         response
     }
 }

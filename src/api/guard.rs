@@ -16,8 +16,9 @@ use axum::response::{IntoResponse as _, Response};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::auth::{Access, Actor};
+use super::auth::{Access, Actor, Schemes};
 use super::error::ApiError;
+use super::pages;
 use super::query::shortened;
 
 /// Reached without a token, so that a supervisor can ask.
@@ -44,6 +45,11 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     ),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
+
+/// Has a browser ask for the token, as the password of whatever name.
+const ASK_FOR_TOKEN: HeaderValue = HeaderValue::from_static(
+    "Basic realm=\"cogo-host: any name, the token as password\", charset=\"UTF-8\"",
+);
 
 /// What a request knows of the connection it came over.
 #[derive(Clone)]
@@ -120,6 +126,7 @@ pub(super) async fn guard(
 ) -> Response {
     let method = request.method().clone();
     let path = shortened(request.uri().path());
+    let asker = Asker::of(&request);
     let mut response = match admit(&shared, &request) {
         Ok(actor) => {
             request.extensions_mut().insert(actor);
@@ -130,12 +137,51 @@ pub(super) async fn guard(
             ApiError::from(denied).into_response()
         }
     };
+    response = asker.served(response);
     shared.answered.count(response.status());
     tracing::debug!(http.path = %path, http.status = response.status().as_u16(), "answered {method} {path}");
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(value);
     }
     response
+}
+
+/// In what shape who asks can read an answer.
+struct Asker {
+    /// Reads pages, and asked for one.
+    page: bool,
+    /// Can ask a person for the token.
+    browser: bool,
+}
+
+impl Asker {
+    fn of(request: &Request) -> Self {
+        let (method, headers) = (request.method(), request.headers());
+        Self {
+            page: pages::is_page(method, request.uri().path(), headers),
+            browser: may_be_basic(method) && pages::wants_page(headers),
+        }
+    }
+
+    fn served(&self, response: Response) -> Response {
+        let status = response.status();
+        let error = status.is_client_error() || status.is_server_error();
+        let mut response = match error && self.page {
+            true => pages::in_place_of(response),
+            false => response,
+        };
+        if status == StatusCode::UNAUTHORIZED && self.browser {
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, ASK_FOR_TOKEN);
+        }
+        response
+    }
+}
+
+/// A browser sends what it was once told with everything that follows, whoever
+/// caused it: good enough to look at things, not to change them.
+fn may_be_basic(method: &Method) -> bool {
+    *method == Method::GET || *method == Method::HEAD
 }
 
 fn admit(shared: &Shared, request: &Request) -> Result<Actor, Denied> {
@@ -147,7 +193,13 @@ fn admit(shared: &Shared, request: &Request) -> Result<Actor, Denied> {
         check_host(shared, named)?;
     }
     let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(method);
-    if !reads {
+    let schemes = match may_be_basic(method) {
+        true => Schemes::BearerOrBasic,
+        false => Schemes::Bearer,
+    };
+    // What a browser was told once goes with requests of other sites, too.
+    let unasked = schemes.present_basic(headers) && !is_link(request);
+    if !reads || unasked {
         check_site(headers, &host)?;
     }
     let access = match (request.uri().path(), reads) {
@@ -157,7 +209,17 @@ fn admit(shared: &Shared, request: &Request) -> Result<Actor, Denied> {
     };
     let connection = request.extensions().get::<Connection>();
     let peer = connection.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |c| c.peer.ip());
-    shared.api.auth.admit(headers, access, peer, Instant::now())
+    let auth = &shared.api.auth;
+    auth.admit(headers, schemes, access, peer, Instant::now())
+}
+
+/// Whether somebody followed a link to a page, from wherever: the page is all
+/// they get, in a window of its own.
+fn is_link(request: &Request) -> bool {
+    let says = |name, value| request.headers().get(name).is_some_and(|v| v == value);
+    pages::is_entrance(request.uri().path())
+        && says("sec-fetch-mode", "navigate")
+        && says("sec-fetch-dest", "document")
 }
 
 fn only_host(headers: &HeaderMap) -> Result<Authority, Denied> {

@@ -1,14 +1,18 @@
-//! `/`: what there is to ask.
+//! `/`: what there is to ask, for programs; for browsers, the dashboard.
+
+use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::RawQuery;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::error::ApiError;
 use super::operation::Operation;
-use super::operations;
 use super::query::Params;
+use super::{Shared, operations, pages};
 
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Index {
@@ -16,18 +20,34 @@ pub(super) struct Index {
     version: &'static str,
     /// Such as `GET /api/tasks?status=&limit=`, sorted by path.
     paths: Vec<String>,
+    /// Where a browser finds pages, besides here.
+    pages: Vec<String>,
 }
 
-pub(super) async fn show(RawQuery(query): RawQuery) -> Result<Json<Index>, ApiError> {
+/// A page for a browser, and the listing for a program.
+pub(super) async fn show(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     Params::read(query.as_deref(), &[])?;
+    if pages::wants_page(&headers) {
+        return pages::overview(shared).await;
+    }
+    let vary = [(header::VARY, "accept")];
+    Ok((vary, Json(listing())).into_response())
+}
+
+fn listing() -> Index {
     let operations = operations::all();
     let mut paths: Vec<String> = operations.iter().flat_map(listed).collect();
     paths.sort_by(|one, other| by_path(one).cmp(&by_path(other)));
-    Ok(Json(Index {
+    Index {
         name: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
         paths,
-    }))
+        pages: pages::page_paths(),
+    }
 }
 
 fn by_path(line: &str) -> (&str, &str) {

@@ -66,6 +66,15 @@ fn strip(text: &str) -> Cow<'_, str> {
     Cow::Owned(kept)
 }
 
+/// Whether a character is not read but does something to what is: what
+/// [`printable`] removes, and marks that have no width.
+pub(crate) fn acts_on_readers(c: char) -> bool {
+    is_unwanted(c)
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}' | '\u{2029}'
+            | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
 /// Controls, and the marks that turn the direction of what follows.
 fn is_unwanted(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')

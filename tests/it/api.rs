@@ -16,6 +16,7 @@ mod examples;
 mod following;
 mod harness;
 mod host;
+mod pages;
 mod plugins;
 mod refusals;
 mod rollouts;
