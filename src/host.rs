@@ -174,7 +174,7 @@ impl Host {
             address: asked_address(config),
             source,
         })?;
-        let api_url = format!("http://{}", reachable(address));
+        let api_url = url_at(address);
         let artifacts = artifacts(config, &api_url, &store)?;
         let holder = HolderId::generate(&config.holder_id);
         let sandbox = sandbox(Arc::clone(&catalog), guests, &artifacts);
@@ -263,6 +263,8 @@ impl Host {
             stage: config.stage,
             api: api_url.clone(),
         };
+        // Whoever reads below that it serves finds it on the bus.
+        beating.show().await;
         let beating = tokio::spawn(beating.follow(ending.clone()));
         background.extend([serving, beating]);
         tracing::info!(
@@ -440,9 +442,10 @@ async fn listen(config: &Config) -> Result<TcpListener, HostError> {
     listener.map_err(|source| HostError::Listen { address, source })
 }
 
-/// An address that says "all of them" is reached over loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address {
+/// Where a host that listens there is reached: over loopback, where the address
+/// says "all of them".
+pub fn url_at(address: SocketAddr) -> String {
+    let reached = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
             SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), v4.port())
         }
@@ -450,7 +453,8 @@ fn reachable(address: SocketAddr) -> SocketAddr {
             SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), v6.port())
         }
         other => other,
-    }
+    };
+    format!("http://{reached}")
 }
 
 fn artifacts(
@@ -518,23 +522,27 @@ struct Beating {
 }
 
 impl Beating {
+    async fn show(&self) {
+        let digests: Vec<_> = self.catalog.ready().into_iter().collect();
+        let host = HostBeat {
+            holder: &self.holder,
+            name: &self.name,
+            stage: self.stage,
+            version: env!("CARGO_PKG_VERSION"),
+            api: Some(&self.api),
+            digests: &digests,
+        };
+        if let Err(error) = self.store.beat(&host).await {
+            tracing::debug!(%error, "cannot show this host on the bus");
+        }
+    }
+
     /// Shows it until it ends, and at once when it has other plugins.
     async fn follow(self, ending: CancellationToken) {
         let mut plugins = self.catalog.changes();
         loop {
             plugins.mark_unchanged();
-            let digests: Vec<_> = self.catalog.ready().into_iter().collect();
-            let host = HostBeat {
-                holder: &self.holder,
-                name: &self.name,
-                stage: self.stage,
-                version: env!("CARGO_PKG_VERSION"),
-                api: Some(&self.api),
-                digests: &digests,
-            };
-            if let Err(error) = self.store.beat(&host).await {
-                tracing::debug!(%error, "cannot show this host on the bus");
-            }
+            self.show().await;
             tokio::select! {
                 () = tokio::time::sleep(BEAT) => {}
                 // One change rarely comes alone.

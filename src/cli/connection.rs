@@ -4,18 +4,20 @@
 //! A SQLite file has one writer process. While a host holds it, commands write
 //! through that host's API; reads may always open the file.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::client::Client;
 use super::output::{Exit, Failure, Outcome};
 use crate::config::Config;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::ids::{MessageId, TraceId};
 use crate::intake::{self, IntakeError, RepeatError, Submission};
 use crate::route::{KnownRole, RouteKey};
-use crate::store::{self, BusUrl, Cancelled, OpenMode, Store};
+use crate::store::{self, BusUrl, Cancelled, HostRow, OpenMode, Store};
 use crate::task::Enqueued;
 
 /// The bus, as a command uses it.
@@ -96,10 +98,8 @@ impl Connection {
 
     /// Whether some host shows itself on the bus.
     pub async fn has_host(&self) -> Outcome<bool> {
-        // Three beats of a host without a sign of it.
-        const SILENT_MS: u64 = 30_000;
         let hosts = self.store.hosts().await?;
-        Ok(self.host.is_some() || hosts.iter().any(|host| host.silent_ms < SILENT_MS))
+        Ok(self.host.is_some() || hosts.iter().any(HostRow::is_live))
     }
 
     pub async fn submit(&self, submission: Value) -> Outcome<Submitted> {
@@ -183,17 +183,44 @@ pub fn refused(error: IntakeError) -> Failure {
 }
 
 /// The host that these settings lead to: the owner of a SQLite bus, or the one
-/// that would listen where they say. It may be down.
-pub fn host_of(config: &Config) -> Outcome<Option<Client>> {
+/// that listens where they say and works for this bus. It may be down.
+pub async fn host_of(config: &Config) -> Outcome<Option<Client>> {
     let token = config.listen.token.clone();
     let api = match &config.bus {
         BusUrl::Sqlite(_) => owner(config)?,
         BusUrl::Postgres(_) => {
-            let address = std::net::SocketAddr::new(config.listen.bind, config.listen.port);
-            Some(format!("http://{address}"))
+            let address = SocketAddr::new(config.listen.bind, config.listen.port);
+            let api = host::url_at(address);
+            works_here(config, &api).await.then_some(api)
         }
     };
     api.map(|api| Client::new(&api, token)).transpose()
+}
+
+/// Whether the host at `api`, should there be one, is of this bus: it may be that
+/// of another bus which has the same address. A bus that does not answer denies
+/// nothing.
+async fn works_here(config: &Config, api: &str) -> bool {
+    let hosts = async {
+        let store = store::open(&config.bus, OpenMode::ReadOnly).await?;
+        store.hosts().await
+    };
+    hosts.await.map_or(true, |hosts| {
+        let mut live = hosts.iter().filter(|host| host.is_live());
+        live.any(|host| host.api.as_deref() == Some(api))
+    })
+}
+
+/// What the running host of these settings answers; nothing where none runs.
+pub async fn ask_host<T: DeserializeOwned>(config: &Config, path: &str) -> Outcome<Option<T>> {
+    let Some(host) = host_of(config).await? else {
+        return Ok(None);
+    };
+    match host.get(path).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(failure) if failure.exit == Exit::Unavailable => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Where the host that owns a SQLite bus listens.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
-use super::connection::Connection;
+use super::connection::{Connection, ask_host};
 use super::output::{Exit, Outcome};
 use super::{Context, table};
 use crate::api::{DecidedView, ExecutorNow, RouteDecided, RouteView};
@@ -58,17 +58,21 @@ pub async fn route(context: Context, command: RouteCommand) -> Outcome {
     let config = context.config()?;
     match command {
         RouteCommand::List => {
-            let connection = Connection::read(&config).await?;
-            let listed: Vec<Listed> = match &connection.host {
-                Some(host) => {
-                    let answer: Routes = host.get("/api/routes").await?;
-                    answer.routes.into_iter().map(Listed::from).collect()
+            let answer: Option<Routes> = ask_host(&config, "/api/routes").await?;
+            let listed: Vec<Listed> = match answer {
+                Some(answer) => answer.routes.into_iter().map(Listed::from).collect(),
+                None => {
+                    let connection = Connection::read(&config).await?;
+                    decided(&config, &connection.store.controls().await?)
                 }
-                None => decided(&config, &connection.store.controls().await?),
             };
             context
                 .output
                 .answer("route-list", &listed, || listing(&listed))?;
+            if listed.iter().all(|listed| listed.now.is_none()) {
+                let unknown = "no host of this bus answers here: what runs a route is not known";
+                context.output.note(unknown);
+            }
         }
         RouteCommand::Pause { route, reason } => {
             let connection = Connection::write(&config).await?;

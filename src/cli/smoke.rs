@@ -101,7 +101,7 @@ struct Pair {
 
 pub async fn smoke(context: Context, args: SmokeArgs) -> Outcome {
     let output = context.output;
-    let host = host(&context, &args)?;
+    let host = host(&context, &args).await?;
     let repo = repo(&args)?;
     let status: Status = host.get("/api/integration/status").await?;
     if status.stage == Stage::Production && !args.yes {
@@ -143,12 +143,12 @@ pub async fn smoke(context: Context, args: SmokeArgs) -> Outcome {
     Ok(exit(report.verdict))
 }
 
-fn host(context: &Context, args: &SmokeArgs) -> Outcome<Client> {
+async fn host(context: &Context, args: &SmokeArgs) -> Outcome<Client> {
     let config = context.config()?;
     if let Some(url) = &args.host {
         return Client::new(url, config.listen.token);
     }
-    host_of(&config)?.ok_or_else(|| {
+    host_of(&config).await?.ok_or_else(|| {
         let problem = "no host runs on this bus";
         Failure::message(Exit::Unavailable, "no_host", problem)
             .hint("start one with `cogo-host run`, or name another with --host URL")

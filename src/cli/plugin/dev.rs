@@ -226,7 +226,7 @@ impl Bench<'_> {
         struct Listing {
             plugins: Vec<PluginView>,
         }
-        let Some(host) = host_of(self.config)? else {
+        let Some(host) = host_of(self.config).await? else {
             return Ok(Served::NoHost);
         };
         let deadline = Instant::now() + HOST_PATIENCE;

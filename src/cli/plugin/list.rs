@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::connection::{Connection, host_of};
+use super::super::connection::{Connection, ask_host};
 use super::super::output::{Exit, Outcome};
 use super::super::rollout::short;
 use super::super::{Context, run, table};
@@ -61,26 +61,17 @@ async fn on_the_bus(config: &Config) -> Outcome<Vec<PublishedRow>> {
 }
 
 async fn of_running_host(config: &Config) -> Outcome<Option<Listing>> {
-    let Some(host) = host_of(config)? else {
-        return Ok(None);
-    };
-    match host.get::<Listing>("/api/plugins").await {
-        Ok(listing) => {
-            #[derive(Deserialize)]
-            struct OnTheBus {
-                published: Vec<PublishedRow>,
-            }
-            let OnTheBus { published } = host.get("/api/plugins/published").await?;
-            Ok(Some(Listing {
-                running: true,
-                published,
-                ..listing
-            }))
-        }
-        // Not running just now.
-        Err(failure) if failure.exit == Exit::Unavailable => Ok(None),
-        Err(failure) => Err(failure),
+    #[derive(Deserialize)]
+    struct OnTheBus {
+        published: Vec<PublishedRow>,
     }
+    let listing: Option<Listing> = ask_host(config, "/api/plugins").await?;
+    let published: Option<OnTheBus> = ask_host(config, "/api/plugins/published").await?;
+    Ok(listing.zip(published).map(|(listing, on_the_bus)| Listing {
+        running: true,
+        published: on_the_bus.published,
+        ..listing
+    }))
 }
 
 fn shown(listing: &Listing) -> String {

@@ -16,7 +16,7 @@ pub async fn roll_back(
     reason: Option<String>,
 ) -> Outcome {
     let config = context.config()?;
-    let Some(host) = host_of(&config)? else {
+    let Some(host) = host_of(&config).await? else {
         let problem = "no host runs on this bus, so that nothing serves";
         return Err(Failure::message(Exit::Unavailable, "no_host", problem)
             .hint("a host that starts loads what lies in COGO_PLUGINS_DIR: put the right version there"));

@@ -103,10 +103,14 @@ impl Member {
 
     /// Runs a command that asks this host.
     pub fn ask(&self, args: &[&str]) -> Finished {
-        let api = &self.host.as_ref().unwrap().api;
-        let port = api.rsplit(':').next().unwrap();
-        let output = self.here.command(args).env("PORT", port).output();
+        let output = self.here.command(args).env("PORT", self.port()).output();
         Finished::new(args, output.unwrap())
+    }
+
+    /// Where its API listens.
+    pub fn port(&self) -> &str {
+        let api = &self.host.as_ref().unwrap().api;
+        api.rsplit(':').next().unwrap()
     }
 
     /// What its API answers to a GET without a token.

@@ -1,11 +1,12 @@
-//! Two hosts of one bus see one breaker, and share its probes.
+//! Several hosts: two of one bus see one breaker and share its probes; and a
+//! command asks no host of another bus.
 
 use cogo_host::task::{NewTask, Status};
 use serde_json::json;
 
 use crate::faults::fleet::{Bus, LONG_LEASE_MS, Member};
 use crate::support::hand::{self, BUILD_TEST};
-use crate::support::process::{Installation, Worker, until};
+use crate::support::process::{Finished, Installation, Worker, until};
 use crate::whole_path::{free_port, project};
 
 fn member(name: &str, bus: &Bus, worker_port: u16) -> Member {
@@ -85,4 +86,25 @@ fn a_breaker_is_opened_probed_and_closed_by_one_host_at_a_time() {
         WHERE message_id = before";
     assert_eq!(bus.numbers(same_again), [0]);
     bus.check();
+}
+
+#[test]
+fn a_command_asks_only_a_host_of_its_own_bus() {
+    let [bus, other] = [Bus::shared(), Bus::shared()];
+    let host = Member::new("one", &bus.url, LONG_LEASE_MS).started();
+    let now_known = |listed: Finished| {
+        let routes = listed.expect(0).data();
+        let routes = routes.as_array().unwrap().clone();
+        assert!(!routes.is_empty());
+        let known = routes.iter().filter(|route| route["now"].is_object());
+        known.count() == routes.len()
+    };
+    assert!(now_known(host.ask(&["route", "list", "--json"])));
+    // Its settings lead to the same address, and to another bus.
+    let stranger = Member::new("two", &other.url, LONG_LEASE_MS).with("PORT", host.port());
+    assert!(!now_known(stranger.run(&["route", "list", "--json"])));
+    let refused = stranger
+        .run(&["plugin", "rollback", "mock", "--json"])
+        .expect(6);
+    assert_eq!(refused.json()["error"]["code"], "no_host");
 }

@@ -53,6 +53,8 @@ impl Installation {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.path())
+            // Whoever serves at the usual port of this machine is none of ours.
+            .env("PORT", "0")
             // Compiling the bundled plugins once for all tests.
             .env("COGO_CACHE_DIR", cache_dir())
             .envs(self.environment.iter().cloned())
@@ -77,8 +79,7 @@ impl Installation {
     pub fn host(&self, args: &[&str]) -> Host {
         let mut all = vec!["run", "--json"];
         all.extend(args);
-        let mut command = self.command(&all);
-        command.env("PORT", "0");
+        let command = self.command(&all);
         let (process, line) = Process::start(command, |line| line.contains("\"api\""));
         let ready: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["schema"], "cogo-host.ready.v1");
