@@ -289,7 +289,9 @@ impl Reader<'_> {
 
     fn listen(&self) -> Result<Listen, ConfigError> {
         Ok(Listen {
-            bind: self.required("bind")?,
+            bind: self.required("bind").map_err(|error: ConfigError| {
+                error.hint("an IP address alone, such as 0.0.0.0; the port is `port` (PORT)")
+            })?,
             port: self.number("port", 0, u16::MAX)?,
             token_file: self.text("host_token_file")?.map(PathBuf::from),
             token: self.text("host_token")?.map(Secret::new),

@@ -132,7 +132,7 @@ fn a_host_that_cannot_do_its_work_does_not_start() {
         ("SUPABASE_SERVICE_ROLE_KEY", "sb_secret_x"),
     ];
     type Case<'a> = (&'a [(&'a str, &'a str)], i32, &'a str, &'a [&'a str]);
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 12] = [
         (
             production,
             2,
@@ -175,6 +175,12 @@ fn a_host_that_cannot_do_its_work_does_not_start() {
             2,
             "token_missing",
             &["COGO_HOST_TOKEN"],
+        ),
+        (
+            &[("COGO_BIND", "127.0.0.1:7171")],
+            2,
+            "config_invalid",
+            &["`bind` = `127.0.0.1:7171`", "(PORT)"],
         ),
         (
             &[("PORT", &port)],
