@@ -165,9 +165,12 @@ fn listing(routes: &[Listed]) -> String {
             None => "-",
         };
         let real_path = match decided.breaker.as_ref().map(|b| &b.state) {
-            None | Some(State::Closed) => "-",
-            Some(State::Open { .. }) => "down",
-            Some(State::Probing { .. }) => "down, probed now",
+            None | Some(State::Closed) => "-".to_owned(),
+            Some(State::Open { probe_in_ms: 0, .. }) => "down, probe is due".to_owned(),
+            Some(State::Open { probe_in_ms, .. }) => {
+                format!("down, probed in {} s", probe_in_ms.div_ceil(1_000))
+            }
+            Some(State::Probing { .. }) => "down, probed now".to_owned(),
         };
         let (state, executor) = state(listed);
         [
@@ -176,7 +179,7 @@ fn listing(routes: &[Listed]) -> String {
             state,
             executor,
             flag.to_owned(),
-            real_path.to_owned(),
+            real_path,
             why(decided),
         ]
     });
