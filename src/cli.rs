@@ -80,7 +80,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the host: claim tasks, execute them, serve the API.
+    /// Run the host: claim tasks, execute them, serve the API and the dashboard.
     Run(run::RunArgs),
     /// Show the whole path: a host, the example worker, a real build-test.
     Demo(demo::DemoArgs),

@@ -64,7 +64,7 @@ pub fn demo(mut context: Context, args: DemoArgs) -> Outcome {
         let exit = build_test(&config, host, output, &args, &repo).await?;
         if !args.exit {
             output.note(format_args!(
-                "the host keeps serving {}; Ctrl-C ends it",
+                "the host keeps serving {}, which is its dashboard in a browser; Ctrl-C ends it",
                 host.api_url()
             ));
             let signals = run::Signals::listen().map_err(anyhow::Error::new)?;

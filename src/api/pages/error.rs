@@ -12,7 +12,7 @@ use crate::api::error::Told;
 use crate::codes;
 
 #[derive(Template)]
-#[template(path = "error.html")]
+#[template(path = "error.html", config = "src/api/pages/askama.toml")]
 struct ErrorPage<'a> {
     frame: Frame,
     status: u16,

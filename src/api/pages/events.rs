@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use super::action::Command;
 use super::form::{asking, filled};
 use super::frame::{Frame, Section};
-use super::shown::{Badge, Excerpt, Tone, When, part};
+use super::shown::{Badge, Excerpt, LongId, Tone, When, part};
 use super::{Answer, rendered};
 use crate::api::Shared;
 use crate::api::events::newest;
@@ -22,7 +22,7 @@ use crate::store::EventFilter;
 const PAYLOAD: usize = 2 * 1024;
 
 #[derive(Template)]
-#[template(path = "events.html")]
+#[template(path = "events.html", config = "src/api/pages/askama.toml")]
 struct EventsPage {
     frame: Frame,
     asked: Asked,
@@ -51,7 +51,7 @@ pub(super) struct EventLine {
     pub(super) reason: String,
     pub(super) actor: String,
     /// The task and its page.
-    pub(super) task: Option<(String, String)>,
+    pub(super) task: Option<(LongId, String)>,
     /// The trace and its page.
     pub(super) trace: Option<(String, String)>,
     pub(super) payload: Option<Excerpt>,
@@ -73,7 +73,7 @@ impl EventLine {
             actor: actor.unwrap_or_default().to_owned(),
             task: event
                 .message_id
-                .map(|id| (id.to_string(), format!("/ui/tasks/{id}"))),
+                .map(|id| (LongId::of(id), format!("/ui/tasks/{id}"))),
             trace: event.trace_id.as_deref().map(trace_link),
             payload: has_payload.then(|| Excerpt::json(&event.payload, PAYLOAD)),
         }

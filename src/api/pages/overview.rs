@@ -29,7 +29,7 @@ use crate::store::{Depth, EventFilter, Order};
 const EVENTS: u32 = 10;
 
 #[derive(Template)]
-#[template(path = "overview.html")]
+#[template(path = "overview.html", config = "src/api/pages/askama.toml")]
 struct Overview {
     frame: Frame,
     standing: Standing,

@@ -31,7 +31,7 @@ use crate::store::{EventFilter, Order};
 const CHANGES: u32 = 8;
 
 #[derive(Template)]
-#[template(path = "plugins.html")]
+#[template(path = "plugins.html", config = "src/api/pages/askama.toml")]
 struct PluginsPage {
     frame: Frame,
     plugins: Vec<PluginShown>,
@@ -205,9 +205,9 @@ impl PluginShown {
             name: plugin.name.to_string(),
             anchor: format!("plugin-{}", plugin.name),
             source: match &plugin.source {
-                PluginSource::Bundled => "bundled".to_owned(),
-                PluginSource::File { path } => path.display().to_string(),
-                PluginSource::Published => "the bus".to_owned(),
+                PluginSource::Bundled => "Bundled with this host".to_owned(),
+                PluginSource::File { path } => format!("From {}", path.display()),
+                PluginSource::Published => "From the bus".to_owned(),
             },
             state,
             error: plugin.last_error.clone().unwrap_or_default(),
@@ -221,7 +221,7 @@ impl PluginShown {
 
 fn counted(swaps: SwapCounts) -> String {
     format!(
-        "{} came into service, {} were refused, {} came back",
+        "{} in service, {} refused, {} put back",
         swaps.applied, swaps.refused, swaps.rolled_back
     )
 }

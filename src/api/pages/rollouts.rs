@@ -28,7 +28,7 @@ use crate::shadow::ShadowRow;
 use crate::steering::RolloutView;
 
 #[derive(Template)]
-#[template(path = "rollouts.html")]
+#[template(path = "rollouts.html", config = "src/api/pages/askama.toml")]
 struct RolloutsPage {
     frame: Frame,
     /// Those under way, with all that is known of them.
@@ -39,7 +39,7 @@ struct RolloutsPage {
 }
 
 #[derive(Template)]
-#[template(path = "rollout.html")]
+#[template(path = "rollout.html", config = "src/api/pages/askama.toml")]
 struct RolloutPage {
     frame: Frame,
     rollout: RolloutShown,

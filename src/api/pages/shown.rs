@@ -4,6 +4,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
+use crate::ids::MessageId;
+
 /// More of a payload or a result than a person reads on a page, in bytes.
 pub(super) const TEXT_SHOWN: usize = 16 * 1024;
 /// What stays as it is in a part of a path.
@@ -12,6 +14,27 @@ const PART: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'.')
     .remove(b':');
+
+/// An id whose middle may be left out where there is no room: those of one time
+/// begin alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LongId {
+    pub(super) head: String,
+    pub(super) tail: String,
+}
+
+impl LongId {
+    /// Of a UUID as it is written.
+    pub(super) fn of(id: MessageId) -> Self {
+        let id = id.to_string();
+        let at = id.len().saturating_sub(8);
+        let (head, tail) = id.split_at_checked(at).unwrap_or((&id, ""));
+        Self {
+            head: head.to_owned(),
+            tail: tail.to_owned(),
+        }
+    }
+}
 
 /// An instant, for `<time>`.
 #[derive(Debug, Clone, PartialEq, Eq)]

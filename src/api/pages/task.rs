@@ -31,7 +31,7 @@ const ATTEMPTS: usize = 40;
 const LINES: usize = 200;
 
 #[derive(Template)]
-#[template(path = "task.html")]
+#[template(path = "task.html", config = "src/api/pages/askama.toml")]
 struct TaskPage {
     frame: Frame,
     id: String,

@@ -11,7 +11,7 @@ use super::action::Command;
 use super::events::trace_link;
 use super::form::{asking, filled};
 use super::frame::{Frame, Section};
-use super::shown::{Badge, When, first_line};
+use super::shown::{Badge, LongId, When, first_line};
 use super::{Answer, rendered};
 use crate::api::Shared;
 use crate::api::events::newest;
@@ -20,11 +20,13 @@ use crate::api::tasks::{Listing, TASKS_DEFAULT, TASKS_MAX, filter};
 use crate::store::{Depth, TaskFilter};
 use crate::task::{Status, TaskRow};
 
+/// More of a label than fits a line.
+const LABEL: usize = 60;
 /// More of a result than fits a line.
 const LINE: usize = 90;
 
 #[derive(Template)]
-#[template(path = "tasks.html")]
+#[template(path = "tasks.html", config = "src/api/pages/askama.toml")]
 struct TasksPage {
     frame: Frame,
     tabs: Vec<Tab>,
@@ -56,7 +58,7 @@ struct Asked {
 
 /// A task as a line.
 pub(super) struct TaskLine {
-    pub(super) id: String,
+    pub(super) id: LongId,
     pub(super) href: String,
     pub(super) created: When,
     pub(super) route: String,
@@ -76,14 +78,14 @@ impl TaskLine {
             Status::Queued | Status::Claimed | Status::Failed => task.error.as_deref(),
         };
         Self {
-            id: task.id.to_string(),
+            id: LongId::of(task.id),
             href: format!("/ui/tasks/{}", task.id),
             created: When::of(task.created_at),
             route: format!("{}/{}", task.service, task.role),
             status: Badge::of_outcome(task.status.as_str()),
             fallback: is_fallback(task),
             attempts: attempts(task),
-            label: task.task_id.clone().unwrap_or_default(),
+            label: first_line(task.task_id.as_deref().unwrap_or_default(), LABEL),
             trace: task.trace_id.as_deref().map(trace_link),
             said: first_line(said.unwrap_or_default(), LINE),
         }

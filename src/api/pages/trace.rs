@@ -29,7 +29,7 @@ const EVENTS: usize = 300;
 const TASKS: usize = 100;
 
 #[derive(Template)]
-#[template(path = "trace.html")]
+#[template(path = "trace.html", config = "src/api/pages/askama.toml")]
 struct TracePage {
     frame: Frame,
     trace: String,

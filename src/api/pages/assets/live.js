@@ -14,6 +14,7 @@ const main = () => document.getElementById("main");
 let after = document.body.dataset.after;
 let stream = null;
 let timer = null;
+let due = 0;
 let busy = false;
 let wanted = false;
 let last = 0;
@@ -30,9 +31,17 @@ function say(text) {
   if (notice.textContent !== text) notice.textContent = text;
 }
 
+// What is due earlier stays so: a stream that fails again and again must not
+// put off the look that would tell.
 function schedule(ms) {
+  const at = Date.now() + ms;
+  if (timer && due <= at) return;
   clearTimeout(timer);
-  timer = setTimeout(update, ms);
+  due = at;
+  timer = setTimeout(() => {
+    timer = null;
+    update();
+  }, ms);
 }
 
 function news() {
@@ -41,7 +50,7 @@ function news() {
 }
 
 async function update() {
-  if (document.hidden) return;
+  if (busy || document.hidden) return;
   if (occupied()) {
     if (wanted) say("Paused while you select or type.");
     schedule(PAUSE_MS);
@@ -145,6 +154,7 @@ function leave() {
   if (stream) stream.close();
   stream = null;
   clearTimeout(timer);
+  timer = null;
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -159,7 +159,7 @@ async fn plugins_tell_what_serves_and_what_was_refused() {
             "copy or build it again",
             "plugins/Broken.wasm",
             "rename the file",
-            "3 came into service, 2 were refused, 1 came back",
+            "3 in service, 2 refused, 1 put back",
             "rolled back",
             "taken for down",
         ],
