@@ -13,6 +13,7 @@ mod architecture;
 mod bundled_plugins;
 mod bus;
 mod codes;
+mod dashboard;
 mod demo;
 mod doctor;
 mod faults;

@@ -2,6 +2,7 @@
 //! hands, and the checker of the invariants.
 
 pub mod bed;
+pub mod browser;
 pub mod hand;
 pub mod invariants;
 pub mod postgres;
