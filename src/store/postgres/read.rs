@@ -3,6 +3,7 @@
 use sqlx::{Postgres, QueryBuilder};
 
 use super::row::{clamped, clean, instant};
+use super::schema::EventShape;
 use super::{PgCells, PostgresStore, Step, parts, schema};
 use crate::event::Event;
 use crate::ids::MessageId;
@@ -256,6 +257,24 @@ pub(super) async fn attempts(store: &PostgresStore, id: MessageId) -> Step<Vec<A
 
 pub(super) async fn events(store: &PostgresStore, filter: &EventFilter) -> Step<Vec<Event>> {
     let shape = schema::event_shape(store).await?;
+    let numbered = shape.numbered || filter.after_id.is_some();
+    if !numbered && filter.order == Order::NewestFirst {
+        // Events of before the migration may have no number; they are the oldest.
+        let newest = read_events(store, filter, shape, true).await?;
+        if newest.len() as u64 == u64::from(filter.limit) {
+            return Ok(newest);
+        }
+    }
+    read_events(store, filter, shape, numbered).await
+}
+
+/// Reads events, of those with a number only where all that count have one.
+async fn read_events(
+    store: &PostgresStore,
+    filter: &EventFilter,
+    shape: EventShape,
+    numbered: bool,
+) -> Step<Vec<Event>> {
     let mut query: QueryBuilder<Postgres> = QueryBuilder::new("\nSELECT ");
     query.push(shape.number).push("::bigint AS id, ");
     query.push(concat!(
@@ -291,11 +310,19 @@ WHERE TRUE"
         query.push(" AND ").push(shape.number).push(" > ");
         query.push_bind(after);
     }
-    // Events of before the migration may have no number; they are the oldest.
+    if numbered {
+        query.push(" AND ").push(shape.number).push(" IS NOT NULL");
+    }
+    // What a trace, a task or a time narrows down is found by that and sorted. All
+    // else is read in the order of the index on numbers until there is enough; an
+    // order that also says where rows without a number go is not that one.
+    let narrow = filter.trace_id.is_some() || filter.message_id.is_some() || filter.since.is_some();
     query.push(" ORDER BY bus_events.").push(shape.number);
-    query.push(match filter.order {
-        Order::OldestFirst => " ASC NULLS FIRST, bus_events.created_at LIMIT ",
-        Order::NewestFirst => " DESC NULLS LAST, bus_events.created_at DESC LIMIT ",
+    query.push(match (filter.order, numbered && !narrow) {
+        (Order::OldestFirst, true) => " ASC LIMIT ",
+        (Order::NewestFirst, true) => " DESC LIMIT ",
+        (Order::OldestFirst, false) => " ASC NULLS FIRST, bus_events.created_at LIMIT ",
+        (Order::NewestFirst, false) => " DESC NULLS LAST, bus_events.created_at DESC LIMIT ",
     });
     query.push_bind(i64::from(filter.limit));
     let mut turn = store.connections.turn().await?;

@@ -43,6 +43,8 @@ const PATIENT: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
 pub(super) struct EventShape {
     /// The column that readers follow by.
     pub(super) number: &'static str,
+    /// Whether every event has one.
+    pub(super) numbered: bool,
     /// `message_id` is a UUID rather than text.
     pub(super) uuid: bool,
 }
@@ -50,7 +52,8 @@ pub(super) struct EventShape {
 const READ_EVENT_SHAPE: &str = "
 SELECT
   coalesce(bool_or(attname = 'id' AND format_type(atttypid, NULL)
-    IN ('bigint', 'integer', 'smallint')), false) AS numbered,
+    IN ('bigint', 'integer', 'smallint')), false) AS by_id,
+  coalesce(bool_or(attname = 'id' AND attnotnull), false) AS id_required,
   coalesce(bool_or(attname = 'message_id' AND atttypid = 'uuid'::regtype), false) AS uuid
 FROM pg_attribute
 WHERE attrelid = to_regclass('bus_events') AND attnum > 0 AND NOT attisdropped";
@@ -107,11 +110,13 @@ pub(super) async fn event_shape(store: &PostgresStore) -> Step<EventShape> {
         let query = turn.query(READ_EVENT_SHAPE);
         let row = query.fetch_one(turn.conn()).await?;
         turn.finish().await?;
+        let by_id: bool = row.try_get("by_id")?;
         Ok::<_, Trouble>(EventShape {
-            number: match row.try_get("numbered")? {
+            number: match by_id {
                 true => "id",
                 false => shape::EVENT_SEQ,
             },
+            numbered: by_id && row.try_get("id_required")?,
             uuid: row.try_get("uuid")?,
         })
     });

@@ -6,8 +6,8 @@ use std::time::Duration;
 use cogo_host::ids::MessageId;
 use cogo_host::store::{PostgresStore, Store};
 use cogo_host::task::NewTask;
-use sqlx::PgConnection;
 
+use super::{reads, reconnect};
 use crate::support::hand::{DOCS, Hand, done, retry, settlement, task, tasks};
 use crate::support::postgres::{
     cluster, connect, execute, logged, migrated, open_as_shipped, texts,
@@ -198,19 +198,6 @@ async fn a_retry_that_is_due_comes_back_to_a_store_that_trusts_its_looks() {
     assert!(drain(&store, &hand).await.contains(&claim.id));
 }
 
-/// How many index entries the claims of this database have read, and how often
-/// the table was read from end to end.
-async fn reads(conn: &mut PgConnection) -> (i64, i64) {
-    let number = async |conn: &mut PgConnection, sql: &str| -> i64 {
-        let texts = texts(conn, sql).await;
-        texts[0].as_deref().unwrap_or("0").parse().unwrap()
-    };
-    let entries = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes
-        WHERE relname = 'agent_messages'";
-    let scans = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'agent_messages'";
-    (number(conn, entries).await, number(conn, scans).await)
-}
-
 #[tokio::test]
 async fn a_claim_reads_what_it_takes_however_much_waits() {
     const QUEUED: i64 = 30_000;
@@ -229,7 +216,7 @@ async fn a_claim_reads_what_it_takes_however_much_waits() {
     .await;
     // A connection reports what it has read when it ends, at the latest.
     conn = reconnect(conn, &url).await;
-    let before = reads(&mut conn).await;
+    let before = reads(&mut conn, "agent_messages").await;
     let store = open_as_shipped(&url).await;
     let hand = Hand::new();
     for _ in 0..CLAIMS {
@@ -237,7 +224,7 @@ async fn a_claim_reads_what_it_takes_however_much_waits() {
     }
     store.close().await.unwrap();
     conn = reconnect(conn, &url).await;
-    let after = reads(&mut conn).await;
+    let after = reads(&mut conn, "agent_messages").await;
     let taken = CLAIMS * 10;
     let entries = after.0 - before.0;
     // Each row by the order of the claim and by its id, and a look's hops.
@@ -246,14 +233,4 @@ async fn a_claim_reads_what_it_takes_however_much_waits() {
         "{entries} entries read to take {taken} of {QUEUED}"
     );
     assert_eq!(after.1, before.1, "the table was read from end to end");
-}
-
-/// A new connection, once no other is left of this database.
-async fn reconnect(conn: PgConnection, url: &str) -> PgConnection {
-    sqlx::Connection::close(conn).await.unwrap();
-    let mut conn = connect(url).await;
-    let others = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    while texts(&mut conn, others).await != [Some("0".to_owned())] {}
-    conn
 }
