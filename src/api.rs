@@ -95,6 +95,7 @@ pub struct Api {
 struct Shared {
     api: Api,
     answered: prometheus::Answered,
+    judged: pages::Judged,
     /// Clients that may follow the events at once.
     streams: Arc<Semaphore>,
 }
@@ -133,6 +134,7 @@ pub fn router(api: Api) -> Router {
     let shared = Arc::new(Shared {
         api,
         answered: prometheus::Answered::default(),
+        judged: pages::Judged::default(),
         streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
     });
     let operations = operations::all().into_iter();

@@ -18,6 +18,7 @@ mod events;
 mod form;
 mod frame;
 mod gate;
+mod judged;
 mod overview;
 mod plugins;
 mod rollouts;
@@ -43,6 +44,7 @@ use super::error::ApiError;
 pub(super) use accept::wants_page;
 pub(super) use error::in_place_of;
 pub(crate) use escape::Shown;
+pub(super) use judged::Judged;
 pub(super) use overview::show as overview;
 
 /// What all pages but the first begin with.

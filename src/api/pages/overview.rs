@@ -21,8 +21,6 @@ use crate::api::hosts::{HostView, Hosts};
 use crate::api::integration::IntegrationStatus;
 use crate::api::metrics::bus::Events;
 use crate::api::plugins::Plugins;
-use crate::api::workflows::Gate;
-use crate::gate::Scope;
 use crate::store::{Depth, EventFilter, Order};
 
 /// As many events as show what is going on.
@@ -70,10 +68,7 @@ pub(in crate::api) async fn show(shared: Arc<Shared>) -> Answer {
     let after = newest(&shared).await?;
     let status = IntegrationStatus::read(&shared).await?;
     let window_min = shared.api.window_min;
-    let scope = Scope::Window {
-        minutes: window_min,
-    };
-    let gate = Gate::read(&shared, scope, shared.requires_real()).await?;
+    let gate = shared.judged.over_the_window(&shared).await?;
     let readiness = Readiness::check(&shared).await;
     let Hosts { hosts } = Hosts::read(&shared).await?;
     let plugins = Plugins::of(&shared);
@@ -155,7 +150,7 @@ fn states(depth: &Depth) -> Vec<State> {
 fn oldest(depth: &Depth) -> String {
     match depth.oldest_due_ms {
         Some(ms) => duration(ms),
-        None => "nothing is due".to_owned(),
+        None => "none".to_owned(),
     }
 }
 
