@@ -99,6 +99,9 @@ fn main() {
     if runs("hint") {
         postgres::latency();
     }
+    if runs("submissions") {
+        postgres::submissions();
+    }
     if runs("claims") {
         claims::flat();
     }

@@ -1,9 +1,11 @@
 //! The bus on Postgres with durable commits: tasks a second against a loop of
-//! plain SQL that makes the same writes, two host processes against one, and
-//! the time from a submission to its start on an idle pair of hosts. A cluster
-//! of its own, which shares the machine with what it is measured by.
+//! plain SQL that makes the same writes, two host processes against one, the
+//! time from a submission to its start on an idle pair of hosts, and what that
+//! costs who submits. A cluster of its own, which shares the machine with what
+//! it is measured by.
 
 mod floor;
+mod producers;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -222,6 +224,27 @@ pub fn latency() {
             );
         }
     }
+}
+
+pub fn submissions() {
+    let bench = Bench::new();
+    let rate = pairs(
+        ROUNDS,
+        || bench.io.block_on(producers::rate(&bench, false)),
+        || bench.io.block_on(producers::rate(&bench, true)),
+    );
+    println!(
+        "postgres: single tasks, no host waits    {:8.0} tasks/s",
+        rate.floor
+    );
+    println!(
+        "postgres: the same, two hosts wait       {:8.0} tasks/s",
+        rate.ours
+    );
+    println!(
+        "postgres: ratio (nobody pays for a hint) {:8.2}",
+        rate.ratio
+    );
 }
 
 /// From the submission to the claim by plain SQL; and to the start of the

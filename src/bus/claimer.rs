@@ -20,6 +20,8 @@ use crate::task::Claim;
 
 const BACKOFF_START: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// After one hint in vain; the longest is eight times that.
+const HINT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Claims and launches until a drain begins, or, where asked, until idle.
 pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Capacity) {
@@ -27,6 +29,8 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
     let mut backoff = BACKOFF_START;
     // Looks in a row that found nothing although something was due.
     let mut in_vain = 0_u32;
+    // Hints in a row that were of no task for this host.
+    let mut hinted = 0_u32;
     // A call to claim failed: what it claimed all the same is known to nobody.
     let mut in_doubt = false;
     while !shared.draining.is_cancelled() {
@@ -68,7 +72,7 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
                             None => {}
                         }
                     }
-                    () = shared.store.hint(&shared.holder), if places.full.is_empty() => {}
+                    () = next_hint(shared, hinted), if places.full.is_empty() => hinted += 1,
                     () = shared.draining.cancelled() => {}
                 }
             }
@@ -76,6 +80,7 @@ pub(super) async fn claim_until_drained(shared: &Arc<Shared>, capacity: &mut Cap
                 outage.is_over();
                 backoff = BACKOFF_START;
                 in_vain = 0;
+                hinted = 0;
                 let host = capacity.host();
                 if !host.has_share() {
                     tokio::select! {
@@ -268,6 +273,15 @@ fn give_back(
 
 fn host_fault(code: &str, message: &str) -> AttemptEnd {
     AttemptEnd::HostFault(Problem::new(code, message, Blame::Host))
+}
+
+/// Waits for a hint. Where other routes are busy, hints come all the time, and most
+/// are for nothing here.
+async fn next_hint(shared: &Shared, in_vain: u32) {
+    if in_vain > 0 {
+        tokio::time::sleep(HINT_PAUSE * (1 << (in_vain - 1).min(3))).await;
+    }
+    shared.store.hint(&shared.holder).await;
 }
 
 /// Waits until another look is worth it; whether the loop may end instead, since

@@ -48,16 +48,20 @@ macro_rules! task_columns {
 }
 pub(super) use task_columns;
 
-/// Notifies once of what was inserted, and only if somebody waits: a notification
-/// makes commits queue for one lock. A single task is for a single host, so that
-/// one is named: the rest would claim in vain, and in the way of its claim.
+/// Notifies once of what was inserted, and only if somebody waits and nobody else
+/// is about to: commits that notify queue for one lock of the server. Whoever is
+/// told of the other's tasks looks a second time for these. A single task is for
+/// a single host, so that one is named: the rest would claim in vain, and in the
+/// way of its claim.
 macro_rules! hint {
     ($inserted:literal) => {
         concat!(
-            "SELECT pg_notify('cogo_bus',
-    CASE WHEN (SELECT count(*) FROM ",
+            "SELECT CASE WHEN pg_try_advisory_xact_lock(hashtextextended('cogo_bus', 0)) THEN
+    pg_notify('cogo_bus',
+      CASE WHEN (SELECT count(*) FROM ",
             $inserted,
             ") = 1 THEN waiter.holder ELSE '' END)
+  END
   FROM (
     SELECT holder FROM executor_waiters WHERE until > now() ORDER BY random() LIMIT 1
   ) AS waiter

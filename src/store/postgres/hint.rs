@@ -2,9 +2,10 @@
 //!
 //! A hint is never more than one: it may come for nothing, and a lost one costs
 //! a poll. Hosts that have nothing to do say so in `executor_waiters`, and an
-//! insert notifies only while one of them does, because commits that notify
-//! queue for one lock. For a single task it names the host that shall go first;
-//! the others follow a moment later, should that one be full or gone.
+//! insert notifies only while one of them does and no other insert is about to,
+//! because commits that notify queue for one lock. For a single task it names the
+//! host that shall go first. All look a moment later: the one that was named may
+//! be full or gone, and an insert that kept silent commits at about that time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +24,8 @@ const CHANNEL: &str = "cogo_bus";
 const ANNOUNCED: Duration = Duration::from_secs(4);
 /// When it says so again.
 const RENEW_AFTER: Duration = Duration::from_secs(2);
-/// How far a host stays behind the one that was named: some claims long.
-const BEHIND: Duration = Duration::from_millis(5);
+/// How far a look stays behind a hint: some claims and commits long.
+const BEHIND: Duration = Duration::from_millis(10);
 const RECONNECT: Duration = Duration::from_secs(2);
 
 /// What is left of hosts that went away is swept out with each announcement.
@@ -50,17 +51,25 @@ pub(super) struct Hints {
 /// The hints that nobody has waited for yet.
 #[derive(Default)]
 struct Heard {
-    /// For any host, or for this one.
-    ours: Notify,
-    /// For another one.
-    others: Notify,
+    /// It is time to look.
+    now: Notify,
+    /// And again somewhat later.
+    later: Notify,
 }
 
 impl Heard {
     fn hint(&self, named: &str, holder: &HolderId) {
-        match named.is_empty() || named == holder.as_str() {
-            true => self.ours.notify_one(),
-            false => self.others.notify_one(),
+        if named.is_empty() || named == holder.as_str() {
+            self.now.notify_one();
+        }
+        self.later.notify_one();
+    }
+
+    async fn look_again_for_ever(self: Arc<Self>) {
+        loop {
+            self.later.notified().await;
+            tokio::time::sleep(BEHIND).await;
+            self.now.notify_one();
         }
     }
 }
@@ -95,6 +104,7 @@ impl Hints {
                 Arc::clone(&self.heard),
                 holder.clone(),
             ));
+            self.spawn(Arc::clone(&self.heard).look_again_for_ever());
         }
     }
 
@@ -115,7 +125,7 @@ impl Hints {
         self.spawn(async move {
             match tokio::time::timeout(RENEW_AFTER, announce(&connections, &holder)).await {
                 Ok(Ok(())) if fresh => {}
-                Ok(Ok(())) => heard.ours.notify_one(),
+                Ok(Ok(())) => heard.now.notify_one(),
                 Ok(Err(trouble)) => {
                     tracing::debug!(?trouble, "cannot say that this host waits; it polls");
                 }
@@ -143,16 +153,10 @@ pub(super) async fn wait(store: &PostgresStore, holder: &HolderId) {
         return std::future::pending().await;
     }
     hints.listen(holder);
-    let behind = async {
-        hints.heard.others.notified().await;
-        tokio::time::sleep(BEHIND).await;
-    };
-    tokio::pin!(behind);
     loop {
         hints.announce(&store.connections, holder);
         tokio::select! {
-            () = hints.heard.ours.notified() => return,
-            () = &mut behind => return,
+            () = hints.heard.now.notified() => return,
             () = tokio::time::sleep(RENEW_AFTER) => {}
         }
     }
@@ -192,12 +196,12 @@ async fn listen(
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(CHANNEL).await?;
     // Whatever came before this was missed.
-    heard.ours.notify_one();
+    heard.now.notify_one();
     loop {
         match listener.try_recv().await? {
             Some(hint) => heard.hint(hint.payload(), holder),
             // A connection that was made anew: something may be missed.
-            None => heard.ours.notify_one(),
+            None => heard.now.notify_one(),
         }
     }
 }

@@ -90,3 +90,50 @@ async fn a_hint_that_names_another_host_is_one_all_the_same() {
         .await
         .unwrap();
 }
+
+/// Commits that notify queue for one lock, so that a second notification would
+/// make its task wait for the first one's commit.
+#[tokio::test]
+async fn an_insert_keeps_silent_while_another_is_about_to_notify() {
+    let url = migrated().await;
+    let mut listener = sqlx::postgres::PgListener::connect(&url).await.unwrap();
+    listener.listen("cogo_bus").await.unwrap();
+    let mut other = connect(&url).await;
+    execute(
+        &mut other,
+        "INSERT INTO executor_waiters (holder, until) VALUES ('h', now() + interval '1 hour')",
+    )
+    .await;
+    execute(&mut other, "BEGIN").await;
+    let about_to = "SELECT pg_try_advisory_xact_lock(hashtextextended('cogo_bus', 0))::text";
+    assert_eq!(texts(&mut other, about_to).await, [Some("true".to_owned())]);
+    let store = open(&url).await;
+    store.enqueue(&[task(DOCS)]).await.unwrap();
+    execute(&mut other, "SELECT pg_notify('cogo_bus', 'other')").await;
+    execute(&mut other, "COMMIT").await;
+    store.enqueue(&[task(DOCS)]).await.unwrap();
+    let mut payloads = Vec::new();
+    for _ in 0..2 {
+        payloads.push(listener.recv().await.unwrap().payload().to_owned());
+    }
+    assert_eq!(payloads, ["other", "h"]);
+}
+
+/// What kept silent because of this hint is committed somewhat later.
+#[tokio::test]
+async fn a_hint_is_followed_by_a_second_look() {
+    let url = migrated().await;
+    let waiting = open(&url).await;
+    let hand = Hand::new();
+    let mut conn = connect(&url).await;
+    settled(&waiting, &hand, &mut conn).await;
+    let waits = async {
+        waiting.hint(&hand.id).await;
+        waiting.hint(&hand.id).await;
+    };
+    let named = format!("SELECT pg_notify('cogo_bus', '{}')", hand.id);
+    let named = execute(&mut conn, &named);
+    tokio::time::timeout(PATIENCE, futures::future::join(waits, named))
+        .await
+        .unwrap();
+}
