@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connections;
-use super::{PostgresStore, Step};
+use super::{ANSWER_TIMEOUT, PostgresStore, Step};
 use crate::ids::HolderId;
 
 const CHANNEL: &str = "cogo_bus";
@@ -26,6 +26,8 @@ const ANNOUNCED: Duration = Duration::from_secs(4);
 const RENEW_AFTER: Duration = Duration::from_secs(2);
 /// How far a look stays behind a hint: some claims and commits long.
 const BEHIND: Duration = Duration::from_millis(10);
+/// After so long without a hint, the server is asked whether it is still there.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 const RECONNECT: Duration = Duration::from_secs(2);
 
 /// What is left of hosts that went away is swept out with each announcement.
@@ -198,10 +200,18 @@ async fn listen(
     // Whatever came before this was missed.
     heard.now.notify_one();
     loop {
-        match listener.try_recv().await? {
-            Some(hint) => heard.hint(hint.payload(), holder),
+        match tokio::time::timeout(SIGN_OF_LIFE, listener.try_recv()).await {
+            Ok(Ok(Some(hint))) => heard.hint(hint.payload(), holder),
             // A connection that was made anew: something may be missed.
-            None => heard.now.notify_one(),
+            Ok(Ok(None)) => heard.now.notify_one(),
+            Ok(Err(error)) => return Err(error),
+            // A wire that was cut without a word looks like one on which
+            // nothing happens.
+            Err(_) => {
+                let asked = sqlx::raw_sql("SELECT 1").execute(&mut listener);
+                let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+                answer.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+            }
         }
     }
 }

@@ -137,3 +137,34 @@ async fn a_hint_is_followed_by_a_second_look() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_listener_that_is_cut_off_listens_again() {
+    let url = migrated().await;
+    let waiting = open(&url).await;
+    let hand = Hand::new();
+    let mut conn = connect(&url).await;
+    settled(&waiting, &hand, &mut conn).await;
+    let listeners = "FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    let before = texts(&mut conn, &format!("SELECT pid::text {listeners}")).await;
+    let cut = format!("SELECT pg_terminate_backend(pid) {listeners}");
+    execute(&mut conn, &cut).await;
+    // What came meanwhile may have been missed.
+    tokio::time::timeout(PATIENCE, waiting.hint(&hand.id))
+        .await
+        .unwrap();
+    loop {
+        let now = texts(&mut conn, &format!("SELECT pid::text {listeners}")).await;
+        if !now.is_empty() && now != before {
+            break;
+        }
+        let _ = tokio::time::timeout(Duration::ZERO, waiting.hint(&hand.id)).await;
+    }
+    settled(&waiting, &hand, &mut conn).await;
+    let waits = async { waiting.hint(&hand.id).await };
+    let told = execute(&mut conn, "SELECT pg_notify('cogo_bus', '')");
+    tokio::time::timeout(PATIENCE, futures::future::join(waits, told))
+        .await
+        .unwrap();
+}
