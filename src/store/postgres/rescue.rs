@@ -22,24 +22,56 @@ use crate::store::head::Head;
 use crate::store::{Rescued, Want, audit};
 use crate::task::Status;
 
-/// A route that somebody changed into none would fill the page for ever.
-macro_rules! vacant {
+/// Whose lease has run out, ours or not.
+macro_rules! run_out {
     () => {
         "m.status = 'claimed' AND m.lease_expires_at IS NOT NULL
-  AND m.lease_expires_at < now()
-  AND length(m.service) BETWEEN 1 AND 64 AND m.service COLLATE \"C\" !~ '[^A-Za-z0-9._-]'
-  AND length(m.role) BETWEEN 1 AND 64 AND m.role COLLATE \"C\" !~ '[^A-Za-z0-9._-]'"
+  AND m.lease_expires_at < now()"
     };
 }
 
-const ANY_VACANT: &str = concat!(
+/// Whether the holder is a host, by the form of its name. A foreign worker that
+/// takes a row from a host writes its own name and knows nothing of the lease.
+macro_rules! held_by_a_host {
+    () => {
+        "(m.claimed_by IS NULL OR m.claimed_by COLLATE \"C\" ~ ':[0-9a-f]{12}$')"
+    };
+}
+
+/// A route that somebody changed into none would fill the page for ever.
+macro_rules! vacant {
+    () => {
+        concat!(
+            run_out!(),
+            " AND ",
+            held_by_a_host!(),
+            "
+  AND length(m.service) BETWEEN 1 AND 64 AND m.service COLLATE \"C\" !~ '[^A-Za-z0-9._-]'
+  AND length(m.role) BETWEEN 1 AND 64 AND m.role COLLATE \"C\" !~ '[^A-Za-z0-9._-]'"
+        )
+    };
+}
+
+const ANY_RUN_OUT: &str = concat!(
     "
 SELECT EXISTS (
   SELECT FROM agent_messages AS m
   WHERE ",
-    vacant!(),
+    run_out!(),
     "
 ) AS any"
+);
+
+/// What is left of the lease of a host that a foreign worker took the row from:
+/// the claim is that worker's, and a claim without a lease is left alone.
+const DISOWN: &str = concat!(
+    "
+UPDATE agent_messages AS m
+SET lease_expires_at = NULL
+WHERE ",
+    run_out!(),
+    " AND NOT ",
+    held_by_a_host!()
 );
 
 const LIST_VACANT: &str = concat!(
@@ -139,10 +171,12 @@ pub(super) async fn rescue(
     limit: u32,
     default_max_attempts: u32,
 ) -> Step<Vec<Rescued>> {
-    if !any_vacant(store).await? {
+    if !any_run_out(store).await? {
         return Ok(Vec::new());
     }
     let mut turn = store.connections.transaction().await?;
+    let query = turn.query(DISOWN);
+    query.execute(turn.conn()).await?;
     let (mut heads, deaths) = list_vacant(&mut turn, limit).await?;
     let mut events = adopt_heads(&mut turn, &mut heads).await?;
     let mut cells = Vec::with_capacity(heads.len());
@@ -164,9 +198,9 @@ pub(super) async fn rescue(
 }
 
 /// A glance that locks nothing.
-async fn any_vacant(store: &PostgresStore) -> Step<bool> {
+async fn any_run_out(store: &PostgresStore) -> Step<bool> {
     let mut turn = store.connections.turn().await?;
-    let query = turn.query(ANY_VACANT);
+    let query = turn.query(ANY_RUN_OUT);
     let row = query.fetch_one(turn.conn()).await?;
     turn.finish().await?;
     PgCells::of("agent_messages", &row).flag("any")

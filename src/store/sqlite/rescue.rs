@@ -20,6 +20,45 @@ use crate::ids::MessageId;
 use crate::store::{Rescued, Want, audit};
 use crate::task::Status;
 
+/// Whose lease has run out, ours or not.
+macro_rules! run_out {
+    () => {
+        "m.status = 'claimed' AND m.lease_expires_at IS NOT NULL
+  AND m.lease_expires_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+    };
+}
+
+/// Whether the holder is a host, by the form of its name. A foreign worker that
+/// takes a row from a host writes its own name and knows nothing of the lease.
+macro_rules! held_by_a_host {
+    () => {
+        "(m.claimed_by IS NULL OR m.claimed_by GLOB
+    '*:[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]')"
+    };
+}
+
+const ANY_RUN_OUT: &str = concat!(
+    "
+SELECT 1
+FROM agent_messages AS m INDEXED BY agent_messages_lease
+WHERE ",
+    run_out!(),
+    "
+LIMIT 1"
+);
+
+/// What is left of the lease of a host that a foreign worker took the row from:
+/// the claim is that worker's, and a claim without a lease is left alone.
+const DISOWN: &str = concat!(
+    "
+UPDATE agent_messages AS m
+SET lease_expires_at = NULL
+WHERE ",
+    run_out!(),
+    " AND NOT ",
+    held_by_a_host!()
+);
+
 const LIST_VACANT: &str = concat!(
     "
 SELECT ",
@@ -28,8 +67,11 @@ SELECT ",
   (SELECT count(*) FROM executor_attempts AS a
    WHERE a.message_id = m.id AND a.outcome = 'lost') AS deaths
 FROM agent_messages AS m INDEXED BY agent_messages_lease
-WHERE m.status = 'claimed' AND m.lease_expires_at IS NOT NULL
-  AND m.lease_expires_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+WHERE ",
+    run_out!(),
+    " AND ",
+    held_by_a_host!(),
+    "
   -- A route that somebody changed into none would fill the page for ever.
   AND length(m.service) BETWEEN 1 AND 64 AND m.service NOT GLOB '*[^-A-Za-z0-9._]*'
   AND length(m.role) BETWEEN 1 AND 64 AND m.role NOT GLOB '*[^-A-Za-z0-9._]*'
@@ -118,12 +160,13 @@ pub(super) async fn rescue(
     limit: u32,
     default_max_attempts: u32,
 ) -> Step<Vec<Rescued>> {
-    if !any_vacant(store).await? {
+    if !any_run_out(store).await? {
         return Ok(Vec::new());
     }
     let mut writer = store.writers.acquire().await?;
     writer.begin().await?;
     let conn = writer.conn()?;
+    sqlx::query(DISOWN).execute(&mut *conn).await?;
     let (mut found, deaths) = list_vacant(conn, limit).await?;
     let mut events = adopt_found(conn, &mut found).await?;
     let mut cells = Vec::with_capacity(found.len());
@@ -145,12 +188,9 @@ pub(super) async fn rescue(
 }
 
 /// A glance that does not make writers wait.
-async fn any_vacant(store: &SqliteStore) -> Step<bool> {
+async fn any_run_out(store: &SqliteStore) -> Step<bool> {
     let mut conn = store.readers.acquire().await?;
-    let row = sqlx::query(LIST_VACANT)
-        .bind(1)
-        .fetch_optional(&mut *conn)
-        .await?;
+    let row = sqlx::query(ANY_RUN_OUT).fetch_optional(&mut *conn).await?;
     Ok(row.is_some())
 }
 

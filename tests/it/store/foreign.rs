@@ -258,8 +258,23 @@ async fn a_foreign_worker_that_steals_a_row_fences_us_off(bed: &Bed) {
         .settle(&hand.id, &[settlement(&claim, done())])
         .await;
     assert_eq!(answer.unwrap(), [Settled::LeaseLost]);
+    // What is left of our lease ends, and says nothing of the worker's claim.
+    bed.end_lease(new.id).await;
+    assert!(bed.store.rescue(9, 5).await.unwrap().is_empty());
+    assert!(Hand::new().claim(&*bed.store, DOCS, 9).await.is_empty());
     let row = bed.store.task(new.id).await.unwrap().unwrap();
     assert_eq!(row.claimed_by.as_deref(), Some("ts-worker"));
+    assert_eq!(row.status, Status::Claimed);
+    assert!(bed.store.attempts(new.id).await.unwrap().is_empty());
+    // From then on, it is a foreign claim as any other.
+    let reclaiming = Want {
+        reclaim_foreign_after: Some(Duration::ZERO),
+        ..want(DOCS)
+    };
+    let claims = hand.claim_wants(&*bed.store, vec![reclaiming], 9).await;
+    assert_eq!(claims.len(), 1);
+    assert_eq!(claims[0].epoch, LeaseEpoch(2));
+    hand.end(&*bed.store, &claims[0], done()).await;
 }
 
 async fn a_row_that_a_foreign_worker_ended_stays_ended(bed: &Bed) {
