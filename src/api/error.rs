@@ -108,6 +108,7 @@ const fn told(error: &StoreError) -> &'static str {
         StoreError::Newer { .. } => "the database has a newer schema than this host knows",
         StoreError::NotMigrated => "the database has no schema yet",
         StoreError::Missing(_) => "the database is gone",
+        StoreError::Denied(_) => "the database does not let this host",
         StoreError::ReadOnly(_) => "the database cannot be written",
         StoreError::Corrupt(_) => "the database is damaged",
         StoreError::Inconsistent { .. } => "a row on the bus cannot be read",
@@ -193,6 +194,7 @@ impl ApiError {
                 | StoreError::Newer { .. }
                 | StoreError::NotMigrated
                 | StoreError::Missing(_)
+                | StoreError::Denied(_)
                 | StoreError::ReadOnly(_)
                 | StoreError::Corrupt(_)
                 | StoreError::Inconsistent { .. }
@@ -245,6 +247,7 @@ impl ApiError {
                 StoreError::Full(_) => "database_full",
                 StoreError::Newer { .. } | StoreError::NotMigrated => "database_schema",
                 StoreError::Missing(_) => "database_missing",
+                StoreError::Denied(_) => "database_denied",
                 StoreError::ReadOnly(_) => "database_read_only",
                 StoreError::Corrupt(_) => "database_corrupt",
                 StoreError::Inconsistent { .. } => "row_inconsistent",

@@ -93,6 +93,7 @@ impl From<StoreError> for Failure {
             StoreError::Newer { .. } => (Exit::Usage, "database_newer"),
             StoreError::NotMigrated => (Exit::Usage, "database_not_migrated"),
             StoreError::Missing(_) => (Exit::NotFound, "database_missing"),
+            StoreError::Denied(_) => (Exit::Denied, "database_denied"),
             StoreError::ReadOnly(_) => (Exit::Denied, "database_read_only"),
             StoreError::Corrupt(_) => (Exit::Unavailable, "database_corrupt"),
             StoreError::Inconsistent { .. } => (Exit::Internal, "database_inconsistent"),

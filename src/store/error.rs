@@ -24,6 +24,9 @@ pub enum StoreError {
     /// There is no database where one was named.
     #[error("there is no database: {0}")]
     Missing(String),
+    /// The user may not do this, or is not let in.
+    #[error("the database does not let this user: {0}")]
+    Denied(String),
     /// It may be read but not written.
     #[error("the database cannot be written: {0}")]
     ReadOnly(String),
@@ -60,6 +63,9 @@ impl StoreError {
             Self::NotMigrated => "run `cogo-host migrate`",
             Self::Missing(_) => {
                 "check the path; `cogo-host run`, `submit` and `migrate` make a new database"
+            }
+            Self::Denied(_) => {
+                "correct the user and password in the URL, or give the user the rights that `cogo-host doctor` finds missing"
             }
             Self::ReadOnly(_) => "give this user write access to the file and its directory",
             Self::Corrupt(_) => {

@@ -41,6 +41,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tokio::sync::OnceCell;
 use url::Url;
 
@@ -111,7 +113,8 @@ impl PostgresStore {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Missing`] where the server
-    /// has no such database, [`StoreError::Refused`] for options or a user that
+    /// has no such database, [`StoreError::Denied`] for a user that it does not
+    /// let in, [`StoreError::Refused`] for options that
     /// it does not take, [`StoreError::Insecure`] where TLS is asked for and not
     /// to be had, [`StoreError::Newer`] for the schema of a later build.
     /// Each names host and database, none the password.
@@ -215,8 +218,18 @@ fn sorted(cause: &sqlx::Error, place: &str) -> StoreError {
         (_, "3D000") => StoreError::Missing(problem),
         // undefined_table, undefined_column
         (_, "42P01" | "42703") => StoreError::NotMigrated,
+        // invalid authorization, insufficient_privilege
+        ("28", _) | (_, "42501") => StoreError::Denied(problem),
+        // It ends the session: about that, not about a statement. Poolers that
+        // have no server to give say so with any code.
+        _ if is_fatal(database.as_ref()) => StoreError::Unavailable(problem),
         _ => StoreError::Refused(problem),
     }
+}
+
+fn is_fatal(error: &dyn DatabaseError) -> bool {
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    error.is_some_and(|e| matches!(e.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 store_by_topics!(PostgresStore {

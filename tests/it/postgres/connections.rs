@@ -3,7 +3,7 @@
 use cogo_host::attempt::{Fence, LeaseEpoch};
 use cogo_host::store::{PostgresStore, Store, StoreError};
 
-use crate::support::hand::{DOCS, Hand, done, tasks};
+use crate::support::hand::{DOCS, Hand, done, settlement, tasks};
 use crate::support::postgres::cluster::Cluster;
 use crate::support::postgres::{bed, cluster, connect, execute, migrated, open, pooled, texts};
 
@@ -27,7 +27,7 @@ async fn a_way_that_leads_nowhere_is_named_without_its_password() {
     assert!(error.to_string().contains("`bus` at 127.0.0.1"), "{error}");
     assert!(!error.to_string().contains("s3cret"));
     let error = refusal(&format!("postgres://nobody:s3cret@127.0.0.1:{port}/bus")).await;
-    assert!(matches!(error, StoreError::Refused(_)), "{error}");
+    assert!(matches!(error, StoreError::Denied(_)), "{error}");
     assert!(!format!("{error:?}").contains("s3cret"));
 }
 
@@ -69,6 +69,57 @@ async fn a_server_that_went_away_and_came_back_is_used_again() {
     hand.end(&store, &claims[0], done()).await;
 }
 
+/// With whatever code the server turns a host away at the door, the writing is
+/// not to blame: it is kept, and goes through once the door is open again.
+#[tokio::test]
+async fn a_door_that_is_closed_for_a_while_is_no_refusal_of_what_is_written() {
+    let url = migrated().await;
+    let database = url.rsplit('/').next().unwrap();
+    let store = open(&url).await;
+    store.enqueue(&tasks(DOCS, 1)).await.unwrap();
+    let hand = Hand::new();
+    let claim = hand.claim_one(&store, DOCS).await;
+    let ends = [settlement(&claim, done())];
+    let mut porter = connect(&cluster().url("postgres")).await;
+    let close = format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false");
+    execute(&mut porter, &close).await;
+    let send_away = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+    );
+    execute(&mut porter, &send_away).await;
+    loop {
+        let error = store.settle(&hand.id, &ends).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        // First, those who were sent away are noticed.
+        if error.to_string().contains("not currently accepting") {
+            break;
+        }
+    }
+    let reopen = format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true");
+    execute(&mut porter, &reopen).await;
+    hand.end(&store, &claim, done()).await;
+}
+
+/// Somebody's doing, and passes by somebody's doing.
+#[tokio::test]
+async fn a_right_that_is_missing_is_no_refusal_of_what_is_written() {
+    let url = migrated().await;
+    let store = open(&url).await;
+    store.enqueue(&tasks(DOCS, 1)).await.unwrap();
+    let hand = Hand::new();
+    let claim = hand.claim_one(&store, DOCS).await;
+    let ends = [settlement(&claim, done())];
+    let mut conn = connect(&url).await;
+    let deny = "CREATE FUNCTION deny() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'permission denied' USING ERRCODE = '42501'; END $$;
+        CREATE TRIGGER deny BEFORE INSERT ON bus_events EXECUTE FUNCTION deny()";
+    execute(&mut conn, deny).await;
+    let error = store.settle(&hand.id, &ends).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied(_)), "{error}");
+    execute(&mut conn, "DROP TRIGGER deny ON bus_events").await;
+    hand.end(&store, &claim, done()).await;
+}
+
 #[tokio::test]
 async fn a_lock_that_somebody_keeps_is_not_waited_for_long() {
     let url = migrated().await;
@@ -82,7 +133,7 @@ async fn a_lock_that_somebody_keeps_is_not_waited_for_long() {
         claims[0].id
     );
     execute(&mut keeper, &lock).await;
-    let ends = [crate::support::hand::settlement(&claims[0], done())];
+    let ends = [settlement(&claims[0], done())];
     let error = store.settle(&hand.id, &ends).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     // A claim takes what is free.

@@ -27,8 +27,9 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 const MAX_IDLE: Duration = Duration::from_secs(5 * 60);
 /// What a session of the server remembers only ever grows.
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
-/// When a server that starts is asked again.
+/// When a server that starts is asked again; twice as long each time.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// The connections to one database.
 pub(super) struct Pool {
@@ -67,12 +68,21 @@ impl Pool {
     }
 
     /// Lends a connection that answers, as soon as one is to be had.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where none is, whatever the server says: it let
+    /// this host in before, so that this is no fault of what shall be sent, and
+    /// passes, by itself or by somebody's doing.
     pub(super) async fn lend(self: &Arc<Self>) -> Step<Lent> {
         let place = Arc::clone(&self.places).acquire_owned().await;
         let place = place.map_err(|_| closed())?;
         let (conn, made) = match self.kept().await {
             Some(kept) => kept,
-            None => (self.connect().await?, Instant::now()),
+            None => {
+                let connected = self.connect().await;
+                let refused = |cause: sqlx::Error| StoreError::Unavailable(cause.to_string());
+                (connected.map_err(refused)?, Instant::now())
+            }
         };
         Ok(Lent {
             conn,
@@ -98,9 +108,13 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut pause = ASK_AGAIN;
         let mut conn = loop {
             match self.options.connect().await {
-                Err(error) if is_starting(&error) => tokio::time::sleep(ASK_AGAIN).await,
+                Err(error) if is_starting(&error) => {
+                    tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;
+                    pause = (pause * 2).min(ASK_AGAIN_MAX);
+                }
                 connected => break connected?,
             }
         };
