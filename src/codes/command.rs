@@ -280,6 +280,12 @@ pub(super) const ENTRIES: &[Entry] = &[
         "check DATABASE_URL and --state-dir",
     ),
     entry(
+        "database_denied",
+        "the database does not let this user",
+        "a wrong user or password in the URL, or rights that were never given or were taken away",
+        "correct the URL, or give the rights that `cogo-host doctor` finds missing; a running host goes on by itself",
+    ),
+    entry(
         "database_read_only",
         "the database cannot be written",
         "permissions, or a standby",
