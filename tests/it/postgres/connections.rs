@@ -6,6 +6,7 @@ use cogo_host::store::{PostgresStore, Store, StoreError};
 use crate::support::hand::{DOCS, Hand, done, settlement, tasks};
 use crate::support::postgres::cluster::Cluster;
 use crate::support::postgres::{bed, cluster, connect, execute, migrated, open, pooled, texts};
+use crate::support::process::Installation;
 
 async fn refusal(url: &str) -> StoreError {
     PostgresStore::open(&url.parse().unwrap())
@@ -152,6 +153,24 @@ async fn a_pooler_is_no_way_to_migrate() {
     let error = store.migrate(false).await.unwrap_err().to_string();
     assert!(error.contains("5432"), "{error}");
     assert!(!store.migrate(true).await.unwrap().statements.is_empty());
+}
+
+/// The whole host, and the commands beside it, where nothing can be prepared and
+/// no hint comes.
+#[tokio::test]
+async fn a_host_works_through_a_pooler() {
+    let url = pooled(&migrated().await);
+    let here = Installation::new().with("DATABASE_URL", &url);
+    let mut host = here.host(&["--port", "0"]);
+    for _ in 0..3 {
+        let done = here.submit("code/build-test", &["--repo", ".", "--wait"]);
+        assert_eq!(done["status"], "done", "{done}");
+        let trace = done["trace_id"].as_str().unwrap();
+        let trace = here.run(&["trace", trace, "--json"]).expect(0).stdout;
+        assert!(trace.contains("buildtest_done"), "{trace}");
+    }
+    host.process.signal("TERM");
+    assert_eq!(host.process.wait(), Some(0));
 }
 
 #[tokio::test]
