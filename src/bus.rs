@@ -262,8 +262,14 @@ pub fn start(
         services.spawn(serve(Arc::clone(&shared), name, run));
     };
     part("lease keeper", |shared| Box::pin(lease::keep(shared)));
-    part("housekeeping", |shared| {
-        Box::pin(maintenance::maintain(shared))
+    part("rescue", |shared| {
+        Box::pin(maintenance::keep_rescuing(shared))
+    });
+    part("expiry", |shared| {
+        Box::pin(maintenance::keep_expiring(shared))
+    });
+    part("retention", |shared| {
+        Box::pin(maintenance::keep_retiring(shared))
     });
     services.close();
     tokio::spawn({

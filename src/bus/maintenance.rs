@@ -1,9 +1,10 @@
 //! The bus's housekeeping: rescues expired leases, fails tasks whose time to
 //! live has passed, deletes what retention allows.
 //!
-//! Each round takes no input and reads all state, so any number of hosts may
-//! run it at once, and a round that fails is simply the next one's work. No
-//! part of a round depends on another's success.
+//! Each of the three goes round by itself, so that none ever waits for another,
+//! nor for what another met with. A round takes no input and reads all state, so
+//! any number of hosts may run it at once, and a round that fails is simply the
+//! next one's work.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,40 +16,82 @@ use crate::store::{StoreError, Want};
 
 /// Small enough not to hold a lock for long, large enough to catch up.
 const PAGE: u32 = 200;
+/// An expired lease is to be taken back within a second: the longest of these
+/// pauses leaves more than a third of it to the statements. One look is one
+/// statement on an index that holds claimed rows alone.
+const RESCUE_EVERY: Duration = Duration::from_millis(500);
+const EXPIRE_EVERY: Duration = Duration::from_millis(800);
 const RETIRE_EVERY: Duration = Duration::from_secs(60);
 
+/// The time between two looks, give or take a quarter, so that hosts do not all
+/// look at once. `chance` is from 0 to 1.
+fn pause(every: Duration, lease: Duration, chance: f64) -> Duration {
+    every.min(lease / 2).mul_f64(0.75 + chance / 2.0)
+}
+
 /// Runs for as long as it is polled.
-pub(super) async fn maintain(shared: Arc<Shared>) {
-    // An expired lease is to be taken back within a second.
-    let every = (shared.settings.lease / 2).min(Duration::from_millis(800));
-    let mut outage = Outage::of("look after the bus");
-    let mut away = false;
-    let mut rescues_from = Instant::now();
-    let mut retired: Option<Instant> = None;
+pub(super) async fn keep_rescuing(shared: Arc<Shared>) {
+    let lease = shared.settings.lease;
+    let mut outage = Outage::of("rescue tasks whose lease expired");
+    let mut answered = Instant::now();
+    let mut failed = false;
     loop {
-        let pause = every.mul_f64(0.75 + rand::random::<f64>() / 2.0);
-        tokio::time::sleep(pause).await;
-        let mut failed = expire(&shared).await.err();
-        if away && failed.is_none() {
-            // Every lease ran out while the database was away. The living renew
-            // theirs and settle first; what is left after that is nobody's.
-            rescues_from = Instant::now() + shared.settings.lease / 2;
+        tokio::time::sleep(pause(RESCUE_EVERY, lease, rand::random())).await;
+        // The living renew every third of a lease: theirs ran out, too, where
+        // the database was away for longer. They renew or settle first; what is
+        // left after that is nobody's.
+        if failed && answered.elapsed() > lease / 3 {
+            if let Err(error) = bounded(PATIENCE, shared.store.ping()).await {
+                outage.goes_on(&error);
+                continue;
+            }
+            tokio::time::sleep(lease / 2).await;
         }
-        failed = failed.or(shadow::tell_dropped(&shared).await.err());
-        away = failed.as_ref().is_some_and(StoreError::is_transient);
-        if !away && Instant::now() >= rescues_from {
-            let rescued = rescue(&shared).await;
-            away = rescued.as_ref().is_err_and(StoreError::is_transient);
-            failed = failed.or(rescued.err());
+        let asked = Instant::now();
+        match rescue(&shared).await {
+            Ok(_) => {
+                answered = asked;
+                failed = false;
+                outage.is_over();
+            }
+            Err(error) => {
+                failed = true;
+                outage.goes_on(&error);
+            }
         }
-        if !away && retired.is_none_or(|at| at.elapsed() >= RETIRE_EVERY) {
-            retired = Some(Instant::now());
-            failed = failed.or(retire(&shared).await.err());
+    }
+}
+
+/// Runs for as long as it is polled.
+pub(super) async fn keep_expiring(shared: Arc<Shared>) {
+    let lease = shared.settings.lease;
+    let mut outage = Outage::of("fail tasks that waited too long");
+    loop {
+        tokio::time::sleep(pause(EXPIRE_EVERY, lease, rand::random())).await;
+        let expired = expire(&shared).await;
+        let told = shadow::tell_dropped(&shared).await;
+        match expired.and(told) {
+            Ok(()) => outage.is_over(),
+            Err(error) => outage.goes_on(&error),
         }
-        match failed {
-            Some(error) => outage.goes_on(&error),
-            None => outage.is_over(),
+    }
+}
+
+/// Runs for as long as it is polled and there is a retention.
+pub(super) async fn keep_retiring(shared: Arc<Shared>) {
+    let retention = &shared.settings.retention;
+    if retention.tasks.is_none() && retention.events.is_none() {
+        return;
+    }
+    let mut outage = Outage::of("delete what retention allows");
+    let lease = shared.settings.lease;
+    tokio::time::sleep(pause(EXPIRE_EVERY, lease, rand::random())).await;
+    loop {
+        match retire(&shared).await {
+            Ok(()) => outage.is_over(),
+            Err(error) => outage.goes_on(&error),
         }
+        tokio::time::sleep(RETIRE_EVERY).await;
     }
 }
 
@@ -98,14 +141,35 @@ async fn expire(shared: &Shared) -> Result<(), StoreError> {
     }
 }
 
+/// Deletes until nothing is left that may go.
 async fn retire(shared: &Shared) -> Result<(), StoreError> {
-    let retention = &shared.settings.retention;
-    if retention.tasks.is_none() && retention.events.is_none() {
-        return Ok(());
+    loop {
+        let begun = Instant::now();
+        let batch = shared.store.retire(&shared.settings.retention);
+        if bounded(PATIENCE, batch).await? == 0 {
+            return Ok(());
+        }
+        // A database that is busy gets as much rest as it needed, so that this
+        // takes half of one connection at most, however much there is to go.
+        tokio::time::sleep(begun.elapsed()).await;
     }
-    while bounded(PATIENCE, shared.store.retire(retention)).await? > 0 {
-        // Others get their turn between two batches.
-        tokio::task::yield_now().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the second that a rescue may take, the statements need some.
+    #[test]
+    fn an_expired_lease_is_looked_for_well_within_a_second() {
+        let lease = Duration::from_secs(30);
+        assert!(pause(RESCUE_EVERY, lease, 1.0) <= Duration::from_millis(625));
+        assert!(pause(RESCUE_EVERY, lease, 0.0) >= Duration::from_millis(375));
     }
-    Ok(())
+
+    #[test]
+    fn short_leases_are_looked_for_more_often() {
+        let lease = Duration::from_millis(500);
+        assert!(pause(RESCUE_EVERY, lease, 1.0) < lease);
+    }
 }

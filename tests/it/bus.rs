@@ -12,6 +12,7 @@ mod ends;
 pub mod faults;
 pub mod harness;
 mod holds;
+mod housekeeping;
 mod leases;
 mod limits;
 mod outages;

@@ -46,6 +46,7 @@ pub enum Op {
     NextDue,
     Retire,
     Controls,
+    Ping,
 }
 
 /// Where a call goes wrong.
@@ -72,6 +73,8 @@ struct State {
     held: HashSet<(Op, u64)>,
     random: Option<(StdRng, f64)>,
     refuses_nul: bool,
+    /// Retention always finds more to delete.
+    always_retires: bool,
     /// Rows that somebody else keeps locked.
     locked: HashSet<MessageId>,
     panics: HashSet<Op>,
@@ -136,6 +139,11 @@ impl Faults {
     /// Settlements that hold a NUL are refused with their whole batch.
     pub fn refuse_nul(&self) {
         self.change(|state| state.refuses_nul = true);
+    }
+
+    /// However much retention deletes, there is more.
+    pub fn always_retire(&self) {
+        self.change(|state| state.always_retires = true);
     }
 
     /// What settles this task fails for now.
@@ -297,7 +305,16 @@ impl Store for Faults {
     }
 
     async fn retire(&self, retention: &Retention) -> Result<u64> {
-        self.pass(Op::Retire, self.inner.retire(retention)).await
+        let retire = async {
+            let deleted = self.inner.retire(retention).await?;
+            let more = self.read(|state| state.always_retires);
+            Ok(if more {
+                u64::from(retention.batch)
+            } else {
+                deleted
+            })
+        };
+        self.pass(Op::Retire, retire).await
     }
 
     async fn migrate(&self, dry_run: bool) -> Result<Migration> {
@@ -309,7 +326,7 @@ impl Store for Faults {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.inner.ping().await
+        self.pass(Op::Ping, self.inner.ping()).await
     }
 
     async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
