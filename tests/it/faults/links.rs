@@ -62,10 +62,12 @@ enum Fault {
     Fate(&'static str, Fate),
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::Wire(Wire::Refusing),
     Fault::Wire(Wire::BlackHole),
     Fault::Wire(Wire::Slow(Duration::from_millis(100))),
+    // Slower than a lease: what is done over it comes too late.
+    Fault::Wire(Wire::Slow(Duration::from_secs(2))),
     Fault::Cuts,
     Fault::Fate(SETTLE, Fate::AnswerLost),
     Fault::Fate(SETTLE, Fate::AnswerLost),
@@ -76,7 +78,7 @@ const FAULTS: [Fault; 10] = [
     Fault::Fate("COMMIT", Fate::AnswerLost),
 ];
 
-/// 20 faults on the wires of two hosts at work.
+/// 22 faults on the wires of two hosts at work.
 #[test]
 fn broken_wires_lose_nothing() {
     let mut chance = chance("broken_wires_lose_nothing");
