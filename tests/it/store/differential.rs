@@ -30,7 +30,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Outlives every history.
 const LEASE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How many histories are run; `COGO_HISTORIES` names another number.
-const HISTORIES: u64 = 40;
+const HISTORIES: u64 = 200;
 /// Between two comparisons of everything; answers are compared at each step.
 const STRIDE: usize = 12;
 
