@@ -4,7 +4,9 @@
 //! The real binary as processes, the bundled `mock` plugin, a private cluster.
 //! After each fault the history on the bus is read: nothing acknowledged is
 //! lost, nothing is completed twice, and the invariants of
-//! `support/invariants.rs` hold. Nothing here is timed: a test waits for a state
+//! `support/invariants.rs` hold. On each bus lie rows that nobody serves and a
+//! rollout that ended, which no fault may change, and each host knows secrets
+//! that must stay off the bus and out of its log. Nothing here is timed: a test waits for a state
 //! of the bus. What is random comes from a seed that a failing test prints, and
 //! that `COGO_FAULTS_SEED` sets; `COGO_FAULTS_TIMES` multiplies the number of
 //! faults.

@@ -244,6 +244,7 @@ async fn rows_of_unknown_routes_stay_untouched() {
     let foreign = bench.bed.foreign("other/work", "no JSON at all").await;
     let ours = bench.submit(task("other/work")).await;
     let known = bench.submit(task(DOCS)).await;
+    bench.bed.check().await;
     let bus = bench.start();
     bench.call().await.done();
     bench.ended(known).await;
@@ -254,13 +255,7 @@ async fn rows_of_unknown_routes_stay_untouched() {
     assert_eq!(bench.row(foreign).await.attempts, 0);
     assert_eq!(bench.event_types(ours).await, ["execute_enqueued"]);
     assert!(bench.event_types(foreign).await.is_empty());
-    bench
-        .bed
-        .watch
-        .check_drained(&*bench.bed.store, bus.holder())
-        .await;
-    bus.drain();
-    soon(bus.finished()).await;
+    bench.stop(&bus).await;
 }
 
 #[tokio::test]

@@ -333,6 +333,9 @@ impl Bench {
 
     pub fn start(&self) -> BusHandle {
         let holder = HolderId::generate("test");
+        self.bed
+            .watch
+            .max_attempts(self.settings.retry.max_attempts);
         bus::start(
             Arc::clone(&self.faults) as _,
             Arc::clone(&self.script) as _,

@@ -44,7 +44,7 @@ fn hours_ahead(member: &Member) -> i64 {
 #[test]
 fn clocks_an_hour_apart_steal_nothing() {
     let mut chance = chance("clocks_an_hour_apart_steal_nothing");
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     let library = faketime();
     let host = |name: &str, offset: &str| {
         Member::new(name, &bus.url, LEASE_MS)

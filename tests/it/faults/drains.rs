@@ -16,7 +16,7 @@ use crate::support::process::until;
 fn a_drain_at_load_burns_no_attempt() {
     const STALLED: usize = 4;
     let mut chance = chance("a_drain_at_load_burns_no_attempt");
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     // Guests are asked to stop at once: three seconds are kept for that.
     let mut host = Member::new("drained", &bus.url, LONG_LEASE_MS).with("COGO_DRAIN_MS", "3000");
     let mut load = Load::default();
@@ -56,7 +56,7 @@ fn a_drain_at_load_burns_no_attempt() {
 
 #[test]
 fn a_second_signal_ends_the_host_at_once() {
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     let mut host = Member::new("hasty", &bus.url, LONG_LEASE_MS)
         .with("COGO_DRAIN_MS", "3600000")
         .started();
@@ -96,14 +96,14 @@ fn full_pipe() -> (PipeReader, Stdio) {
 /// A host claims before it can say that it is ready.
 #[test]
 fn a_signal_before_the_host_is_ready_drains_it() {
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     let host = Member::new("early", &bus.url, LONG_LEASE_MS).with("COGO_DRAIN_MS", "3000");
     let task = stalled();
     bus.submit(std::slice::from_ref(&task));
     let (mut nobody, stdout) = full_pipe();
     let mut process = host.start_unready(stdout);
     until("the host holds the task", &mut || {
-        let held = "SELECT count(*) FROM agent_messages WHERE status = 'claimed'";
+        let held = "SELECT count(*) FROM agent_messages WHERE lease_expires_at IS NOT NULL";
         (bus.numbers(held)[0] == 1).then_some(())
     });
     process.signal("TERM");

@@ -13,7 +13,7 @@ fn a_file_survives_the_kills_of_its_host() {
     let mut chance = chance("a_file_survives_the_kills_of_its_host");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.db");
-    let bus = Bus::file(&path);
+    let bus = Bus::file(&path).with_bystanders();
     let mut host = Member::new("owner", &bus.url, SHORT_LEASE_MS);
     let mut load = Load::default();
     for _ in 0..times(10) {

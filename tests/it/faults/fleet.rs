@@ -4,17 +4,25 @@
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cogo_host::ids::MessageId;
-use cogo_host::store::{AttemptRow, EventFilter, Store, StoreError};
+use cogo_host::control::{Decider, Decision};
+use cogo_host::ids::{Digest, MessageId};
+use cogo_host::rollout::Change;
+use cogo_host::store::{
+    AttemptRow, EventFilter, NewRollout, RolloutMove, StartedRollout, Store, StoreError,
+};
 use cogo_host::task::{NewTask, TaskRow};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::runtime::Runtime;
 
+use crate::support::bed::Backdoor;
 use crate::support::invariants::Watch;
-use crate::support::process::{Finished, Host, Installation, Process, until};
-use crate::support::{all_tasks, postgres, sqlite};
+use crate::support::postgres::ServerDoor;
+use crate::support::process::{Finished, Host, Installation, Process, sources, until};
+use crate::support::sqlite::FileDoor;
+use crate::support::{all_tasks, hand, postgres, sqlite};
 
 /// A lease that runs out soon. A host on a busy machine still renews it.
 pub const SHORT_LEASE_MS: u64 = 1_500;
@@ -23,6 +31,17 @@ pub const LONG_LEASE_MS: u64 = 600_000;
 
 /// How many attempts a host runs at once.
 pub const CONCURRENCY: u64 = 16;
+
+/// So that only hosts that died can use up a task's attempts.
+const MAX_ATTEMPTS: u32 = 20;
+
+/// Secrets of every host: the password of its bus, which the tests' cluster does
+/// not ask for, and the token of its API.
+const PASSWORD: &str = "canary-of-the-bus-0123456789";
+const TOKEN: &str = "canary-of-the-api-0123456789";
+
+/// What no host here serves.
+const UNSERVED: &str = "nobody/serves-it";
 
 /// One host and its directory, over all of its lives.
 pub struct Member {
@@ -39,6 +58,7 @@ impl Member {
         let url = match url.starts_with("postgres:") {
             true => {
                 let more = if url.contains('?') { '&' } else { '?' };
+                let url = url.replacen('@', &format!(":{PASSWORD}@"), 1);
                 format!("{url}{more}application_name={name}&sslmode=disable")
             }
             false => url.to_owned(),
@@ -49,8 +69,8 @@ impl Member {
             .with("RECLAIM_AFTER_MS", &lease_ms.to_string())
             .with("BUS_POLL_MS", "100")
             .with("COGO_RETRY_BASE_MS", "50")
-            // So that only hosts that died can use up a task's attempts.
-            .with("COGO_MAX_ATTEMPTS", "20")
+            .with("COGO_HOST_TOKEN", TOKEN)
+            .with("COGO_MAX_ATTEMPTS", &MAX_ATTEMPTS.to_string())
             .with("COGO_CONCURRENCY", &CONCURRENCY.to_string());
         Self {
             here,
@@ -129,6 +149,16 @@ impl Member {
 
     pub fn kill(&mut self) {
         self.process().kill();
+        self.ended();
+    }
+
+    /// What it said in its life holds no secret.
+    fn ended(&mut self) {
+        let log = self.log();
+        let told = log
+            .lines()
+            .find(|l| l.contains(PASSWORD) || l.contains(TOKEN));
+        assert_eq!(told, None, "11: a secret in the log of {}", self.name);
         self.host = None;
     }
 
@@ -136,7 +166,7 @@ impl Member {
     pub fn drain(&mut self) {
         self.process().signal("TERM");
         assert_eq!(self.process().wait(), Some(0), "{}", self.log());
-        self.host = None;
+        self.ended();
     }
 
     pub fn log(&self) -> String {
@@ -157,6 +187,8 @@ pub struct Bus {
     store: Arc<dyn Store>,
     /// Where the bus is in Postgres.
     pool: Option<PgPool>,
+    /// The same for statements that every database knows.
+    door: Box<dyn Backdoor>,
     pub watch: Watch,
     pub url: String,
 }
@@ -167,6 +199,11 @@ impl Bus {
         let runtime = Runtime::new().unwrap();
         let url = runtime.block_on(postgres::migrated());
         Self::postgres(runtime, url)
+    }
+
+    /// The same, with bystanders.
+    pub fn crowded() -> Self {
+        Self::shared().with_bystanders()
     }
 
     /// A fresh one in a cluster of its own.
@@ -183,15 +220,18 @@ impl Bus {
     }
 
     fn postgres(runtime: Runtime, url: String) -> Self {
-        let (store, pool) = runtime.block_on(async {
+        let (store, pool, door) = runtime.block_on(async {
             let pool = PgPoolOptions::new().max_connections(3);
-            (postgres::open(&url).await, pool.connect_lazy(&url).unwrap())
+            let pool = pool.connect_lazy(&url).unwrap();
+            let door = ServerDoor::open(&url);
+            (postgres::open(&url).await, pool, door)
         });
         Self {
             runtime,
             store: Arc::new(store),
             pool: Some(pool),
-            watch: Watch::default(),
+            door: Box::new(door),
+            watch: watch(),
             url,
         }
     }
@@ -199,14 +239,45 @@ impl Bus {
     /// A fresh one in a file.
     pub fn file(path: &Path) -> Self {
         let runtime = Runtime::new().unwrap();
-        let store = runtime.block_on(sqlite::open(path));
+        let (store, door) =
+            runtime.block_on(async { (sqlite::open(path).await, FileDoor::open(path, None)) });
         Self {
             runtime,
             store: Arc::new(store),
             pool: None,
-            watch: Watch::default(),
+            door: Box::new(door),
+            watch: watch(),
             url: format!("sqlite://{}", path.display()),
         }
+    }
+
+    /// Puts on it what no host may touch, whatever happens: rows of a route that
+    /// none serves, and a rollout that ended. Only the bundled `mock` is there
+    /// to run.
+    #[must_use]
+    pub fn with_bystanders(self) -> Self {
+        self.watch.unknown(UNSERVED);
+        self.watch.served("mock", bundled("mock"));
+        self.runtime.block_on(async {
+            // One that is too old for its time to live, and one that is held by
+            // a worker that knows no leases.
+            for (status, holder, payload) in [
+                ("queued", "NULL", r#"{"__assignment":{"ttl_ms":1}}"#),
+                ("claimed", "'ts-worker'", "{}"),
+            ] {
+                let (service, role) = UNSERVED.split_once('/').unwrap();
+                let id = MessageId::generate();
+                let sql = format!(
+                    "INSERT INTO agent_messages (id, service, role, payload, status, claimed_by)
+                     VALUES ('{id}', '{service}', '{role}', '{payload}', '{status}', {holder})"
+                );
+                self.door.execute(&sql).await;
+                self.watch.acknowledge([id]);
+            }
+            aborted_rollout(&*self.store).await;
+        });
+        self.check();
+        self
     }
 
     /// The same bus by way of another port.
@@ -237,12 +308,14 @@ impl Bus {
         found.is_ok_and(|task| task.is_some())
     }
 
-    /// Every task; `None` while the database is away.
+    /// Every task that somebody serves; `None` while the database is away.
     pub fn try_tasks(&self) -> Option<Vec<TaskRow>> {
         let read = self.runtime.block_on(self.store.tasks(&all_tasks()));
         let tasks = read.map_err(|error| assert!(is_passing(&error), "{error}"));
-        let tasks = tasks.ok()?;
+        let mut tasks = tasks.ok()?;
         self.watch.look(&tasks);
+        // Bystanders wait for ever.
+        tasks.retain(|task| format!("{}/{}", task.service, task.role) != UNSERVED);
         Some(tasks)
     }
 
@@ -375,8 +448,8 @@ impl Bus {
 
     /// Nothing waits and nothing runs.
     pub fn is_idle(&self) -> bool {
-        let busy = "SELECT count(*) FROM agent_messages WHERE status IN ('queued', 'claimed')";
-        self.numbers(busy)[0] == 0
+        let is_over = |tasks: Vec<TaskRow>| tasks.iter().all(|task| task.status.is_terminal());
+        self.try_tasks().is_some_and(is_over)
     }
 
     /// Lets the leases of a host be over.
@@ -416,6 +489,48 @@ impl Bus {
             transaction: Some(transaction),
         }
     }
+}
+
+/// Knows of what every host here has in common.
+fn watch() -> Watch {
+    let watch = Watch::default();
+    watch.max_attempts(MAX_ATTEMPTS);
+    watch.secret(PASSWORD);
+    watch.secret(TOKEN);
+    watch
+}
+
+/// Which version of a bundled plugin a host has, by its file.
+fn bundled(plugin: &str) -> Digest {
+    let path = sources().join(format!("plugins/prebuilt/{plugin}.wasm"));
+    Digest::of(&std::fs::read(path).unwrap())
+}
+
+async fn aborted_rollout(store: &dyn Store) {
+    let decision = Decision {
+        by: Decider::Named("test".to_owned()),
+        reason: None,
+    };
+    let new = NewRollout {
+        route: hand::key(UNSERVED),
+        plugin: "nobodys".parse().unwrap(),
+        candidate: Digest::of(b"new"),
+        stable: Some(Digest::of(b"old")),
+        steps: "50,100".parse().unwrap(),
+        interval: Duration::from_secs(1),
+        by: decision.by.clone(),
+        reason: None,
+    };
+    let StartedRollout::Now(row) = store.start_rollout(&new).await.unwrap() else {
+        panic!("a fresh bus has a rollout");
+    };
+    let change = RolloutMove {
+        row: &row,
+        change: &Change::Abort,
+        decision: &decision,
+        report: None,
+    };
+    assert!(store.move_rollout(&change).await.unwrap().is_some());
 }
 
 /// An error that passes by itself.

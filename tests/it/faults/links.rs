@@ -15,7 +15,7 @@ use crate::support::proxy::{Fate, Proxy, Wire};
 /// One task by way of one wire on which one statement meets its fate; how its
 /// attempts ended.
 fn one_fate(statement: &'static str, fate: Fate) -> Vec<String> {
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     let wire = Proxy::start(cluster().port());
     let mut host = Member::new("wired", &bus.url_by(wire.port()), LONG_LEASE_MS).started();
     wire.doom(statement, fate);
@@ -82,7 +82,7 @@ const FAULTS: [Fault; 11] = [
 #[test]
 fn broken_wires_lose_nothing() {
     let mut chance = chance("broken_wires_lose_nothing");
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     let wires = [(); 2].map(|()| Proxy::start(cluster().port()));
     let names = ["left", "right"];
     let mut hosts = [0, 1]
@@ -142,7 +142,7 @@ fn broken_wires_lose_nothing() {
 #[test]
 fn a_wire_that_swallows_everything_for_long_is_outlived() {
     const LONG: Duration = Duration::from_secs(30);
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     let wire = Proxy::start(cluster().port());
     let mut host = Member::new("swallowed", &bus.url_by(wire.port()), SHORT_LEASE_MS).started();
     let mut load = Load::default();
@@ -176,7 +176,7 @@ fn a_wire_that_swallows_everything_for_long_is_outlived() {
 /// What a host sent long ago must not count when it arrives.
 #[test]
 fn a_settlement_that_arrives_after_its_lease_is_refused() {
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     let wire = Proxy::start(cluster().port());
     let mut late = Member::new("late", &bus.url_by(wire.port()), LONG_LEASE_MS).started();
     let holder = late.holder();
@@ -188,7 +188,11 @@ fn a_settlement_that_arrives_after_its_lease_is_refused() {
     });
     // So that only the other host can take the task again, and keeps it.
     late.process().signal("STOP");
-    bus.execute("UPDATE agent_messages SET payload = '{\"repo\": \"r\", \"mock\": {\"behaviour\": \"stall\"}}'");
+    bus.execute(
+        "UPDATE agent_messages
+         SET payload = '{\"repo\": \"r\", \"mock\": {\"behaviour\": \"stall\"}}'
+         WHERE lease_expires_at IS NOT NULL",
+    );
     bus.end_leases(&holder);
     let other = Member::new("other", &bus.url, LONG_LEASE_MS).started();
     let other_holder = other.holder();

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::fleet::Bus;
 use crate::support::hand;
+use crate::support::invariants::rescued_after_ms;
 
 const ROUTES: [&str; 2] = ["code/build-test", "sandbox/run"];
 
@@ -100,7 +101,7 @@ impl Load {
         let tasks = bus.tasks();
         let mut lost: BTreeMap<String, usize> = BTreeMap::new();
         let mut tally: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut slowest_rescue = 0;
+        let mut slowest_rescue = None;
         let ended: HashMap<MessageId, _> = tasks.iter().map(|task| (task.id, task)).collect();
         for (id, end) in &self.ends {
             let task = ended
@@ -111,9 +112,7 @@ impl Load {
             for attempt in attempts.iter().filter(|attempt| attempt.outcome == "lost") {
                 deaths += 1;
                 *lost.entry(attempt.host.clone()).or_default() += 1;
-                let held = attempt.ended_at - attempt.claimed_at.unwrap();
-                let leased = i64::try_from(attempt.run_ms).unwrap();
-                slowest_rescue = slowest_rescue.max(held.num_milliseconds() - leased);
+                slowest_rescue = slowest_rescue.max(rescued_after_ms(attempt));
             }
             let error = task.error.as_deref().unwrap_or_default();
             let reached = match (task.status, end) {
@@ -134,7 +133,7 @@ impl Load {
         let executions: usize = lost.values().sum();
         eprintln!(
             "{} tasks acknowledged, {tally:?}; lost 0, completed twice 0; {executions} attempts \
-             lost; rescued at most {slowest_rescue} ms after the lease",
+             lost; the slowest rescue: {slowest_rescue:?} ms after the lease",
             self.ends.len()
         );
         lost

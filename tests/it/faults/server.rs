@@ -10,7 +10,7 @@ use crate::support::postgres::cluster::Cluster;
 fn hosts_survive(test: &str, end: impl Fn(&Cluster)) {
     let mut chance = chance(test);
     let cluster = Cluster::start();
-    let bus = Bus::alone(&cluster);
+    let bus = Bus::alone(&cluster).with_bystanders();
     let mut hosts =
         ["one", "two"].map(|name| Member::new(name, &bus.url, SHORT_LEASE_MS).started());
     let mut load = Load::default();

@@ -9,7 +9,7 @@ use crate::support::process::until;
 #[test]
 fn what_a_stopped_host_writes_late_is_refused() {
     const TASKS: usize = 6;
-    let bus = Bus::shared();
+    let bus = Bus::crowded();
     bus.install_gate();
     let mut sleeper = Member::new("sleeper", &bus.url, SHORT_LEASE_MS).started();
     let holder = sleeper.holder();

@@ -131,6 +131,7 @@ async fn a_lost_task_makes_its_run_due(bed: &Bed) {
     bed.age_task(claim.id, "done_at", Duration::from_secs(60))
         .await;
     bed.store.retire(&retention).await.unwrap();
+    bed.watch.retired(claim.id);
     assert!(bed.store.task(claim.id).await.unwrap().is_none());
     assert_eq!(due(bed).await, ["t-1"]);
 }
