@@ -74,17 +74,23 @@ macro_rules! hint {
 pub(super) use hint;
 
 /// Ours begin at epoch 0, which tells them from rows of other programs.
+///
+/// Asked whether it is true, a membership is looked up; left as a condition, it is
+/// a join, and of those the session allows nested loops alone.
 const INSERT_TASKS: &str = concat!(
     "
-WITH inserted AS (
+WITH task AS MATERIALIZED (
+  SELECT * FROM json_to_recordset($1::json) AS task (",
+    task_columns!(),
+    ", event_type text, reason text, event text)
+),
+inserted AS (
   INSERT INTO agent_messages
     (id, created_at, service, role, shard, tenant, payload, status, trace_id, task_id,
      priority, max_attempts, unique_key, lease_epoch, retry_at)
   SELECT id, now(), service, role, shard, tenant, payload, 'queued', trace_id, task_id,
     priority, max_attempts, unique_key, 0, now() + delay * interval '1 microsecond'
-  FROM json_to_recordset($1::json) AS task (",
-    task_columns!(),
-    ")
+  FROM task
   -- The id, or the unique key among tasks that have not ended.
   ON CONFLICT DO NOTHING
   RETURNING id
@@ -92,15 +98,9 @@ WITH inserted AS (
 event AS (
   INSERT INTO bus_events
     (created_at, event_type, message_id, service, role, shard, tenant, trace_id, reason, payload)
-  SELECT now(), event_type, message_id, service, role, shard, tenant, trace_id, reason,
-    payload::jsonb
-  FROM ",
-    event_rows!(
-        "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11", "$12"
-    ),
-    "
-  WHERE message_id IN (SELECT id FROM inserted)
-  ORDER BY step
+  SELECT now(), event_type, id, service, role, shard, tenant, trace_id, reason, event::jsonb
+  FROM task
+  WHERE (id IN (SELECT id FROM inserted)) IS TRUE
 ),
 hint AS (
   ",
@@ -176,6 +176,27 @@ impl<'a> TaskCells<'a> {
     }
 }
 
+/// A new task with the event of that, whose route and trace are the task's.
+#[derive(Serialize)]
+struct EnqueuedCells<'a> {
+    #[serde(flatten)]
+    task: TaskCells<'a>,
+    event_type: &'a str,
+    reason: Option<&'a str>,
+    event: Cow<'a, str>,
+}
+
+impl<'a> EnqueuedCells<'a> {
+    fn of(task: &'a NewTask, event: &'a NewEvent) -> Step<Self> {
+        Ok(Self {
+            task: TaskCells::of(task),
+            event_type: &event.event_type,
+            reason: event.reason.as_deref(),
+            event: storable(event.payload.as_str())?,
+        })
+    }
+}
+
 pub(super) async fn enqueue(store: &PostgresStore, tasks: &[NewTask]) -> Step<Vec<Enqueued>> {
     // Of two equal ids in one batch, the first is the new one.
     let mut seen = HashSet::with_capacity(tasks.len());
@@ -216,10 +237,12 @@ async fn insert(store: &PostgresStore, tasks: &[&NewTask]) -> Step<Vec<MessageId
 /// Puts tasks on the bus within the caller's turn, with their events; those that
 /// are new.
 pub(super) async fn insert_tasks(turn: &mut Turn, tasks: &[&NewTask]) -> Step<Vec<MessageId>> {
-    let cells: Vec<TaskCells<'_>> = tasks.iter().map(|task| TaskCells::of(task)).collect();
     let events: Vec<NewEvent> = tasks.iter().map(|task| audit::enqueued(task)).collect();
+    let cells = tasks.iter().zip(&events);
+    let cells: Vec<EnqueuedCells<'_>> = cells
+        .map(|(task, event)| EnqueuedCells::of(task, event))
+        .collect::<Step<_>>()?;
     let query = turn.query(INSERT_TASKS).bind(to_json(&cells)?);
-    let query = EventColumns::of(&events)?.bind(query);
     let rows = query.fetch_all(turn.conn()).await?;
     let ids = rows
         .iter()
