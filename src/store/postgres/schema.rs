@@ -2,10 +2,11 @@
 //! that other programs already use.
 //!
 //! **Invariant:** what exists is only added to. No lock that keeps others from
-//! reading or writing is waited for longer than [`LOCK_PATIENCE`]; indexes on
+//! reading or writing is waited for longer than [`LOCK_PATIENCE`], nor while
+//! another table's is held: each table has a transaction of its own. Indexes on
 //! tables that exist are built beside their users. Row-level security, grants,
 //! publications and replica identity of a table that we did not make are never
-//! touched. Run again, it does nothing.
+//! touched. Run again, it does what is left to do, which is nothing at the end.
 
 mod catalog;
 mod plan;
@@ -219,15 +220,16 @@ async fn lock(conn: &mut PgConnection) -> Step<()> {
 }
 
 async fn run(conn: &mut PgConnection, steps: &[plan::Step]) -> Step<()> {
-    let together: Vec<&str> = steps
+    let together: Vec<(&str, &str)> = steps
         .iter()
         .filter_map(|step| match step {
-            plan::Step::Together(sql) => Some(sql.as_str()),
+            plan::Step::Together(table, sql) => Some((*table, sql.as_str())),
             _ => None,
         })
         .collect();
-    if !together.is_empty() {
-        let script = format!("BEGIN; {LOCK_PATIENCE}; {}; COMMIT", together.join(";\n"));
+    for of_table in together.chunk_by(|one, next| one.0 == next.0) {
+        let statements: Vec<&str> = of_table.iter().map(|(_, sql)| *sql).collect();
+        let script = format!("BEGIN; {LOCK_PATIENCE}; {}; COMMIT", statements.join(";\n"));
         run_patiently(conn, &script).await?;
     }
     sqlx::raw_sql(PATIENT).execute(&mut *conn).await?;

@@ -203,6 +203,58 @@ async fn a_migration_lets_others_write_while_it_waits_for_its_lock() {
 }
 
 #[tokio::test]
+async fn a_migration_that_waits_for_one_table_holds_no_other() {
+    let url = empty().await;
+    let mut report = connect(&url).await;
+    execute(&mut report, ORIGINAL).await;
+    execute(&mut report, "BEGIN; SELECT count(*) FROM bus_events").await;
+    let migrating = {
+        let url = url.clone();
+        tokio::spawn(async move { open(&url).await.migrate(false).await })
+    };
+    let mut writer = connect(&url).await;
+    let waits = "SELECT count(*) FROM pg_locks
+        WHERE NOT granted AND relation = 'bus_events'::regclass";
+    while texts(&mut writer, waits).await == [Some("0".to_owned())] {}
+    // Without waiting for anybody.
+    execute(
+        &mut writer,
+        "BEGIN; LOCK TABLE agent_messages IN ROW EXCLUSIVE MODE NOWAIT;
+         INSERT INTO agent_messages (service, role) VALUES ('docs', 'render'); COMMIT",
+    )
+    .await;
+    assert!(!migrating.is_finished());
+    execute(&mut report, "COMMIT").await;
+    migrating.await.unwrap().unwrap();
+    let again = open(&url).await.migrate(false).await.unwrap();
+    assert!(again.statements.is_empty(), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_migration_that_broke_off_between_two_tables_goes_on() {
+    let url = empty().await;
+    let mut conn = connect(&url).await;
+    execute(&mut conn, ORIGINAL).await;
+    let store = open(&url).await;
+    // A table that cannot be made: its name is taken by a type.
+    execute(&mut conn, "CREATE TYPE executor_pauses AS ENUM ('taken')").await;
+    store.migrate(false).await.unwrap_err();
+    assert!(matches!(
+        store.check_schema().await,
+        Err(StoreError::NotMigrated)
+    ));
+    execute(&mut conn, "DROP TYPE executor_pauses").await;
+    let rest = store.migrate(false).await.unwrap();
+    assert_eq!((rest.from, rest.to), (0, KNOWN));
+    // Its indexes are left, which are built after all the tables.
+    let altered = |sql: &String| sql.starts_with("ALTER TABLE public.agent_messages");
+    assert!(!rest.statements.iter().any(altered), "{rest:?}");
+    store.check_schema().await.unwrap();
+    assert!(store.migrate(false).await.unwrap().statements.is_empty());
+    works_on_existing(&store).await;
+}
+
+#[tokio::test]
 async fn a_later_schema_is_refused() {
     let url = crate::support::postgres::migrated().await;
     let store = open(&url).await;

@@ -15,9 +15,9 @@ const OLDEST_SERVER: i64 = 13_00_00;
 /// One step of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Part of the one transaction.
-    Together(String),
-    /// On its own, after the transaction: it does not keep others from writing.
+    /// Part of the one transaction of the table that it names.
+    Together(&'static str, String),
+    /// On its own, after the transactions: it does not keep others from writing.
     Alone(String),
     /// Not run: for the owner of the table to consider.
     Advice(String),
@@ -26,7 +26,7 @@ pub(super) enum Step {
 impl Step {
     pub(super) fn sql(&self) -> &str {
         match self {
-            Self::Together(sql) | Self::Alone(sql) | Self::Advice(sql) => sql,
+            Self::Together(_, sql) | Self::Alone(sql) | Self::Advice(sql) => sql,
         }
     }
 
@@ -122,7 +122,8 @@ fn create(table: &Table, schema: &str, outsiders: &[String]) -> Vec<Step> {
             "REVOKE ALL ON SEQUENCE {schema}.bus_events_id_seq FROM {others}"
         ));
     }
-    steps.into_iter().map(Step::Together).collect()
+    let together = |sql| Step::Together(table.name, sql);
+    steps.into_iter().map(together).collect()
 }
 
 /// What an existing table lacks.
@@ -136,7 +137,7 @@ fn complete(table: &Table, relation: &Relation) -> Result<Vec<Step>, Vec<String>
     let mut steps = Vec::new();
     if !added.is_empty() {
         let sql = format!("ALTER TABLE {name}\n{}", added.join(",\n"));
-        steps.push(Step::Together(sql));
+        steps.push(Step::Together(table.name, sql));
     }
     if table.name == BUS_EVENTS.name {
         steps.extend(number_events(relation, &name));
@@ -228,14 +229,15 @@ fn number_events(relation: &Relation, name: &str) -> Vec<Step> {
         return Vec::new();
     }
     let sequence = format!("{}.bus_events_event_seq", relation.schema);
+    let together = |sql| Step::Together(BUS_EVENTS.name, sql);
     vec![
-        Step::Together(format!("ALTER TABLE {name} ADD COLUMN {EVENT_SEQ} bigint")),
-        Step::Together(format!(
+        together(format!("ALTER TABLE {name} ADD COLUMN {EVENT_SEQ} bigint")),
+        together(format!(
             "CREATE SEQUENCE {sequence} OWNED BY {name}.{EVENT_SEQ}"
         )),
         // Whoever may insert events must be able to number them.
-        Step::Together(format!("GRANT USAGE ON SEQUENCE {sequence} TO PUBLIC")),
-        Step::Together(format!(
+        together(format!("GRANT USAGE ON SEQUENCE {sequence} TO PUBLIC")),
+        together(format!(
             "ALTER TABLE {name} ALTER COLUMN {EVENT_SEQ} SET DEFAULT nextval('{sequence}')"
         )),
         Step::Alone(index_sql(
