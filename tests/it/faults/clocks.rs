@@ -1,8 +1,6 @@
 //! Hosts whose clocks are wrong by an hour. Leases, retries and waits go by the
 //! database's clock alone.
 
-use std::path::PathBuf;
-
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
@@ -13,23 +11,6 @@ use super::load::{Hosts, Load, taking};
 /// Far longer than any test, far shorter than the clocks are apart: a host that
 /// judged by its own clock would take or lose every lease at once.
 const LEASE_MS: u64 = 120_000;
-
-/// The library that shows a process another time.
-///
-/// # Panics
-/// Where it is missing: a test that is skipped shows nothing.
-fn faketime() -> PathBuf {
-    let places = [
-        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-        "/usr/lib/faketime/libfaketimeMT.so.1",
-    ];
-    let found = places
-        .map(PathBuf::from)
-        .into_iter()
-        .find(|place| place.is_file());
-    found.expect("no libfaketime to test with; Debian, Ubuntu: `apt-get install faketime`")
-}
 
 /// How far the clock of a host is ahead, by its own log.
 fn hours_ahead(member: &Member) -> i64 {
@@ -45,14 +26,9 @@ fn hours_ahead(member: &Member) -> i64 {
 fn clocks_an_hour_apart_steal_nothing() {
     let mut chance = chance("clocks_an_hour_apart_steal_nothing");
     let bus = Bus::crowded();
-    let library = faketime();
     let host = |name: &str, offset: &str| {
-        Member::new(name, &bus.url, LEASE_MS)
-            .with("LD_PRELOAD", library.to_str().unwrap())
-            .with("FAKETIME", offset)
-            .with("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            .with("FAKETIME_DONT_RESET", "1")
-            .started()
+        let member = Member::new(name, &bus.url, LEASE_MS);
+        member.at_clock(offset).started()
     };
     let ahead = host("ahead", "+1h");
     let behind = host("behind", "-1h");

@@ -85,6 +85,13 @@ impl Member {
         self
     }
 
+    /// By a clock that is wrong by so much, such as `+1h`.
+    #[must_use]
+    pub fn at_clock(mut self, offset: &str) -> Self {
+        self.here = self.here.at_clock(offset);
+        self
+    }
+
     #[must_use]
     pub fn started(mut self) -> Self {
         self.start();

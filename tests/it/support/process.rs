@@ -40,6 +40,15 @@ impl Installation {
         self
     }
 
+    /// By a clock that is wrong by so much, such as `+1h`. What is measured is not.
+    #[must_use]
+    pub fn at_clock(self, offset: &str) -> Self {
+        self.with("LD_PRELOAD", faketime().to_str().unwrap())
+            .with("FAKETIME", offset)
+            .with("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .with("FAKETIME_DONT_RESET", "1")
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -107,6 +116,23 @@ pub fn until<T>(what: &str, look: &mut dyn FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+/// The library that shows a process another time.
+///
+/// # Panics
+/// Where it is missing: a test that is skipped shows nothing.
+fn faketime() -> PathBuf {
+    let places = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/faketime/libfaketimeMT.so.1",
+    ];
+    let found = places
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|place| place.is_file());
+    found.expect("no libfaketime to test with; Debian, Ubuntu: `apt-get install faketime`")
 }
 
 fn cache_dir() -> PathBuf {
