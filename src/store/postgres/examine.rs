@@ -1,8 +1,8 @@
 //! What keeps a database from serving well as a bus.
 //!
 //! A question is a check and one statement, which answers with a row of `bad`
-//! (null where it cannot be told) and `detail`. What no statement can tell is
-//! asked below.
+//! (null where it cannot be told) and `detail`. What no single statement can tell
+//! is asked below.
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, Row as _};
@@ -13,6 +13,8 @@ use crate::store::cells::Columns as _;
 
 struct Question {
     check: Check,
+    /// It asks about the tables that $1 names, which are all of the schema's.
+    of_tables: bool,
     sql: &'static str,
 }
 
@@ -22,15 +24,19 @@ const QUESTIONS: &[Question] = &[
             id: "postgres.rights",
             title: "rights on the tables",
             severity: Severity::Error,
-            fix: "grant SELECT, INSERT, UPDATE and DELETE on the tables named, or connect as their owner",
+            fix: "grant what is lacking on the tables named, or connect as their owner",
         },
+        of_tables: true,
         sql: "
 SELECT count(*) > 0 AS bad,
-  current_user || coalesce(' lacks ' || string_agg(r.right || ' on ' || t.name, ', '),
+  current_user || coalesce(
+    ' lacks ' || string_agg(r.right || ' on ' || t.name, ', ' ORDER BY t.place, r.place),
     ' has all it needs') AS detail
-FROM unnest(ARRAY['agent_messages', 'bus_events', 'executor_attempts', 'executor_artifacts',
-  'executor_hosts', 'executor_waiters']) AS t (name)
-CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r (\"right\")
+FROM unnest($1::text[]) WITH ORDINALITY AS t (name, place)
+CROSS JOIN unnest(CASE t.name
+    WHEN 'cogo_host_schema' THEN ARRAY['SELECT']
+    ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] END)
+  WITH ORDINALITY AS r (\"right\", place)
 WHERE NOT has_table_privilege(to_regclass(t.name), r.right)",
     },
     Question {
@@ -40,12 +46,13 @@ WHERE NOT has_table_privilege(to_regclass(t.name), r.right)",
             severity: Severity::Error,
             fix: "connect as a role with BYPASSRLS (on Supabase: `postgres`), as the tables' owner, or give this role a policy for all rows",
         },
+        of_tables: true,
         sql: "
 SELECT count(*) > 0 AS bad,
-  coalesce('hides rows of ' || string_agg(t.name, ', ') || ' from ' || current_user,
+  coalesce(
+    'hides rows of ' || string_agg(t.name, ', ' ORDER BY t.place) || ' from ' || current_user,
     'hides nothing from ' || current_user) AS detail
-FROM unnest(ARRAY['agent_messages', 'bus_events', 'executor_attempts', 'executor_artifacts',
-  'executor_hosts', 'executor_waiters']) AS t (name)
+FROM unnest($1::text[]) WITH ORDINALITY AS t (name, place)
 WHERE row_security_active(to_regclass(t.name))",
     },
     Question {
@@ -55,6 +62,7 @@ WHERE row_security_active(to_regclass(t.name))",
             severity: Severity::Warning,
             fix: "run `VACUUM` on the tables named; if it helps for a short time only, see autovacuum and old snapshots",
         },
+        of_tables: true,
         sql: "
 SELECT count(*) FILTER (WHERE dead) > 0 AS bad,
   coalesce(string_agg(relname || ': ' || n_dead_tup || ' dead, ' || n_live_tup || ' live', '; ')
@@ -63,9 +71,7 @@ FROM (
   SELECT relname, n_dead_tup, n_live_tup,
     n_dead_tup > greatest(50000, n_live_tup / 5) AS dead
   FROM pg_stat_user_tables
-  WHERE relid IN (to_regclass('agent_messages'), to_regclass('bus_events'),
-    to_regclass('executor_attempts'), to_regclass('executor_hosts'),
-    to_regclass('executor_waiters'))
+  WHERE relid IN (SELECT to_regclass(name) FROM unnest($1::text[]) AS t (name))
 ) AS t",
     },
     Question {
@@ -75,6 +81,7 @@ FROM (
             severity: Severity::Warning,
             fix: "set `autovacuum = on`, and let the table's owner run what `cogo-host migrate --dry-run` advises for it",
         },
+        of_tables: false,
         sql: "
 SELECT NOT (current_setting('autovacuum')::boolean AND on_table AND often) AS bad,
   CASE
@@ -97,6 +104,7 @@ FROM (
             severity: Severity::Warning,
             fix: "end the session, the prepared transaction or the replication slot that is named: nothing that died since can be cleaned away",
         },
+        of_tables: false,
         sql: "
 SELECT count(*) > 0 AS bad,
   coalesce(string_agg(who, '; '), 'none older than five minutes') AS detail
@@ -123,6 +131,7 @@ FROM (
             severity: Severity::Warning,
             fix: "let settings through: a pooler that drops them must be named by `?pgbouncer=true`",
         },
+        of_tables: false,
         sql: "
 SELECT setting::bigint = 0 AS bad,
   CASE setting WHEN '0' THEN 'none: a statement that hangs hangs for ever'
@@ -137,6 +146,7 @@ WHERE name = 'statement_timeout'",
             severity: Severity::Warning,
             fix: "start a host: each rescues what others left",
         },
+        of_tables: false,
         sql: "
 SELECT count(*) > 0 AS bad, count(*) || ' not rescued' AS detail
 FROM (
@@ -198,7 +208,10 @@ pub(super) async fn examine(store: &PostgresStore) -> Step<Vec<Finding>> {
 
 async fn ask(store: &PostgresStore, question: &Question) -> Step<Finding> {
     let mut turn = store.connections.turn().await?;
-    let query = turn.query(question.sql);
+    let mut query = turn.query(question.sql);
+    if question.of_tables {
+        query = query.bind(schema::table_names());
+    }
     let row = query.fetch_one(turn.conn()).await?;
     turn.finish().await?;
     let detail = PgCells::of("pg_catalog", &row).text("detail")?;

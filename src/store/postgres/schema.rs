@@ -19,7 +19,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use self::catalog::Catalog;
-pub(super) use self::shape::{has_ttl, ttl_ends};
+pub(super) use self::shape::{has_ttl, table_names, ttl_ends};
 use super::{PostgresStore, Step, Trouble};
 use crate::store::{Migration, StoreError};
 

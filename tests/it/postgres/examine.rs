@@ -98,6 +98,54 @@ async fn a_role_that_lacks_rights_or_sees_only_some_rows_is_told_so() {
     let (guarded, detail) = state(&findings, "postgres.rls");
     assert_eq!(guarded, State::Fail);
     assert!(detail.contains("bus_events"), "{detail}");
+    // Every table of the schema counts, and what is granted is enough.
+    execute(
+        &mut conn,
+        &format!(
+            "ALTER ROLE {role} BYPASSRLS;
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};
+             REVOKE INSERT ON executor_shadows FROM {role};
+             REVOKE ALL ON cogo_host_schema FROM {role}"
+        ),
+    )
+    .await;
+    let (rights, detail) = state(&examine(&store).await, "postgres.rights");
+    assert_eq!(rights, State::Fail);
+    let lacks = format!("{role} lacks INSERT on executor_shadows, SELECT on cogo_host_schema");
+    assert_eq!(detail, lacks);
+    let (guarded, detail) = state(&examine(&store).await, "postgres.rls");
+    assert_eq!(guarded, State::Pass, "{detail}");
+    let granted = format!(
+        "GRANT INSERT ON executor_shadows TO {role}; GRANT SELECT ON cogo_host_schema TO {role};
+         ALTER ROLE {role} NOBYPASSRLS;
+         ALTER TABLE agent_messages DISABLE ROW LEVEL SECURITY"
+    );
+    execute(&mut conn, &granted).await;
+    let findings = examine(&store).await;
+    let (rights, detail) = state(&findings, "postgres.rights");
+    assert_eq!(rights, State::Pass, "{detail}");
+    let (_, detail) = state(&findings, "postgres.rls");
+    assert!(!detail.contains("agent_messages"), "{detail}");
+    assert!(detail.contains("executor_flags"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_told_by_how_much() {
+    let url = migrated().await;
+    for (offset, said) in [("+1h", "ahead of"), ("-1h", "behind")] {
+        let here = Installation::new().with("DATABASE_URL", &url);
+        let report = here.at_clock(offset).run(&["doctor", "--json"]);
+        let report = report.data();
+        let checks = report["checks"].as_array().unwrap();
+        let clock = checks.iter().find(|check| check["id"] == "postgres.clock");
+        let clock = clock.unwrap();
+        assert_eq!(clock["state"], "warn", "{clock}");
+        let detail = clock["detail"].as_str().unwrap();
+        let (skew, whose) = detail.split_once(" ms ").unwrap();
+        assert_eq!(whose, format!("{said} the database's"));
+        let skew: u64 = skew.parse().unwrap();
+        assert!((3_590_000..=3_610_000).contains(&skew), "{detail}");
+    }
 }
 
 #[tokio::test]

@@ -53,6 +53,18 @@ async fn the_service_role_gets_what_it_needs_and_nobody_else_anything() {
         store.migrate(false).await.unwrap();
         let mut service = acting_as(&cluster, database, "service_role").await;
         assert!(!may(&mut service, SUBMIT).await, "granted without asking");
+        // As a project's own defaults, or a mistaken script, leave it.
+        let mut owner = connect(&url).await;
+        execute(
+            &mut owner,
+            "GRANT ALL ON ALL TABLES IN SCHEMA public TO anon",
+        )
+        .await;
+        execute(
+            &mut owner,
+            "REVOKE ALL ON agent_messages, bus_events FROM anon",
+        )
+        .await;
 
         let dry = store.open_to_supabase(true).await.unwrap();
         assert!(
@@ -70,9 +82,22 @@ async fn the_service_role_gets_what_it_needs_and_nobody_else_anything() {
             assert!(!may(&mut other, ATTEMPTS).await, "{database}: {role}");
             assert!(!may(&mut other, SUBMIT).await, "{database}: {role}");
         }
+        // Whatever tables there are: to be read, but for what is the hosts' alone.
+        let closed = "SELECT relname FROM pg_class
+            WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+              AND NOT has_table_privilege('service_role', oid, 'SELECT')
+            ORDER BY 1";
+        let closed = texts(&mut owner, closed).await;
+        let theirs = ["cogo_host_schema", "executor_waiters"].map(|t| Some(t.to_owned()));
+        assert_eq!(closed, theirs);
+        let leaks =
+            "SELECT tablename FROM pg_tables, unnest(ARRAY['anon', 'authenticated']) AS role
+            WHERE schemaname = 'public' AND has_table_privilege(role, tablename,
+              'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')";
+        let leaks = texts(&mut owner, leaks).await;
+        assert!(leaks.is_empty(), "{leaks:?}");
         let published = "SELECT tablename FROM pg_publication_tables
             WHERE pubname = 'supabase_realtime'";
-        let mut owner = connect(&url).await;
         let published = texts(&mut owner, published).await;
         assert_eq!(published, [Some("agent_messages".to_owned())]);
         let again = store.open_to_supabase(false).await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::postgres::{PgConnection, PgRow};
 
-use super::shape::TABLES;
+use super::shape::table_names;
 use crate::store::cells::Cells;
 use crate::store::postgres::Step;
 
@@ -140,7 +140,6 @@ impl Catalog {
 }
 
 async fn rows(conn: &mut PgConnection, sql: &'static str) -> Step<Vec<PgRow>> {
-    let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
-    let query = sqlx::query(sql).persistent(false).bind(names);
+    let query = sqlx::query(sql).persistent(false).bind(table_names());
     Ok(query.fetch_all(conn).await?)
 }

@@ -426,6 +426,11 @@ pub(super) const TABLES: [&Table; 17] = [
     &COGO_HOST_SCHEMA,
 ];
 
+/// The names of [`TABLES`].
+pub(in crate::store::postgres) fn table_names() -> Vec<&'static str> {
+    TABLES.iter().map(|table| table.name).collect()
+}
+
 impl Column {
     /// `type rest`, as it follows the name.
     pub(super) fn definition(&self) -> String {

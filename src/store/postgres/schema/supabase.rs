@@ -6,6 +6,7 @@
 
 use sqlx::postgres::PgConnection;
 
+use super::shape::table_names;
 use crate::store::StoreError;
 use crate::store::postgres::{PgCells, Step};
 
@@ -25,8 +26,10 @@ SELECT EXISTS (
       SELECT FROM pg_publication WHERE pubname = 'supabase_realtime' AND NOT puballtables)
 ) AS unkeyed";
 
-/// The statements that are missing, in order. Tables that a dry run has not made
-/// go by the name that they will have.
+/// The statements that are missing, in order, for the tables named by $1. Tables
+/// that a dry run has not made go by the name that they will have. What a table is
+/// for says what `service_role` may do: submit tasks, record events, read the rest
+/// but what is for the hosts alone.
 const MISSING: &str = "
 WITH home AS (
   SELECT coalesce(
@@ -38,9 +41,7 @@ WITH home AS (
 ours AS (
   SELECT t.name, to_regclass(t.name) AS id, home.schema || '.' || t.name AS path, t.place
   FROM home
-  CROSS JOIN unnest(ARRAY['agent_messages', 'bus_events', 'executor_attempts',
-    'executor_artifacts', 'executor_hosts', 'executor_waiters', 'cogo_host_schema'])
-    WITH ORDINALITY AS t (name, place)
+  CROSS JOIN unnest($1::text[]) WITH ORDINALITY AS t (name, place)
 )
 SELECT statement
 FROM (
@@ -76,7 +77,8 @@ FROM (
   FROM ours
   CROSS JOIN unnest(ARRAY['anon', 'authenticated']) AS r (name)
   WHERE ours.name LIKE ANY (ARRAY['executor%', 'cogo%'])
-    AND has_table_privilege(r.name, ours.id, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
+    AND has_table_privilege(r.name, ours.id,
+      'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
   UNION ALL
   SELECT 5, 0, format('ALTER PUBLICATION supabase_realtime ADD TABLE %s', ours.path)
   FROM ours
@@ -120,6 +122,7 @@ pub(super) async fn missing(conn: &mut PgConnection) -> Step<Vec<String>> {
     }
     let rows = sqlx::query(MISSING)
         .persistent(false)
+        .bind(table_names())
         .fetch_all(conn)
         .await?;
     let mut statements = Vec::with_capacity(rows.len() + 1);
