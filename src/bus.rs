@@ -268,6 +268,9 @@ pub fn start(
     part("expiry", |shared| {
         Box::pin(maintenance::keep_expiring(shared))
     });
+    part("mending", |shared| {
+        Box::pin(maintenance::keep_mending(shared))
+    });
     part("retention", |shared| {
         Box::pin(maintenance::keep_retiring(shared))
     });

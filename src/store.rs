@@ -155,6 +155,10 @@ pub trait Store: Send + Sync + 'static {
     /// passed. Rows of other routes are somebody else's business.
     async fn expire(&self, wants: &[Want], limit: u32) -> Result<Vec<MessageId>>;
 
+    /// Gives up to `limit` rows of other programs what a claim goes by and they
+    /// lack; the number of rows. Only tables that others made can hold such rows.
+    async fn mend(&self, limit: u32) -> Result<u64>;
+
     /// How long until the next waiting task of these routes is due; zero if one
     /// is, `None` if none waits.
     async fn next_due(&self, wants: &[Want]) -> Result<Option<Duration>>;

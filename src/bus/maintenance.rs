@@ -1,7 +1,8 @@
 //! The bus's housekeeping: rescues expired leases, fails tasks whose time to
-//! live has passed, deletes what retention allows.
+//! live has passed, fills what other programs left out of their rows, deletes
+//! what retention allows.
 //!
-//! Each of the three goes round by itself, so that none ever waits for another,
+//! Each of the four goes round by itself, so that none ever waits for another,
 //! nor for what another met with. A round takes no input and reads all state, so
 //! any number of hosts may run it at once, and a round that fails is simply the
 //! next one's work.
@@ -21,6 +22,8 @@ const PAGE: u32 = 200;
 /// statement on an index that holds claimed rows alone.
 const RESCUE_EVERY: Duration = Duration::from_millis(500);
 const EXPIRE_EVERY: Duration = Duration::from_millis(800);
+/// A row that lacks something has waited for nothing so far.
+const MEND_EVERY: Duration = Duration::from_millis(800);
 const RETIRE_EVERY: Duration = Duration::from_secs(60);
 
 /// The time between two looks, give or take a quarter, so that hosts do not all
@@ -71,6 +74,19 @@ pub(super) async fn keep_expiring(shared: Arc<Shared>) {
         let expired = expire(&shared).await;
         let told = shadow::tell_dropped(&shared).await;
         match expired.and(told) {
+            Ok(()) => outage.is_over(),
+            Err(error) => outage.goes_on(&error),
+        }
+    }
+}
+
+/// Runs for as long as it is polled.
+pub(super) async fn keep_mending(shared: Arc<Shared>) {
+    let lease = shared.settings.lease;
+    let mut outage = Outage::of("fill what rows of other programs lack");
+    loop {
+        tokio::time::sleep(pause(MEND_EVERY, lease, rand::random())).await;
+        match mend(&shared).await {
             Ok(()) => outage.is_over(),
             Err(error) => outage.goes_on(&error),
         }
@@ -136,6 +152,19 @@ async fn expire(shared: &Shared) -> Result<(), StoreError> {
     loop {
         let expired = bounded(PATIENCE, shared.store.expire(&known, PAGE)).await?;
         if expired.len() < PAGE as usize {
+            return Ok(());
+        }
+    }
+}
+
+async fn mend(shared: &Shared) -> Result<(), StoreError> {
+    loop {
+        let rows = bounded(PATIENCE, shared.store.mend(PAGE)).await?;
+        if rows > 0 {
+            tracing::info!(rows, "filled what rows of another program lacked");
+            shared.wake.notify_one();
+        }
+        if rows < u64::from(PAGE) {
             return Ok(());
         }
     }

@@ -22,6 +22,7 @@ mod examine;
 mod head;
 mod hint;
 mod hosts;
+mod mend;
 mod parts;
 mod pipelines;
 mod published;
@@ -49,7 +50,7 @@ use url::Url;
 use self::claim::lanes::Lanes;
 use self::connection::Connections;
 use self::hint::Hints;
-use self::schema::EventShape;
+use self::schema::Inherited;
 use super::cells::{Cells, Step, Trouble};
 use super::topics::store_by_topics;
 use super::{
@@ -91,7 +92,7 @@ pub struct PostgresStore {
     /// Host and database, for messages.
     place: String,
     hints: Hints,
-    event_shape: OnceCell<EventShape>,
+    inherited: OnceCell<Inherited>,
     /// The last claim met rows of other programs that it had to adopt.
     adopting: AtomicBool,
     lanes: Mutex<Lanes>,
@@ -125,7 +126,7 @@ impl PostgresStore {
             hints: Hints::new(options.clone(), pooled),
             connections: Connections::new(options, pooled),
             place,
-            event_shape: OnceCell::new(),
+            inherited: OnceCell::new(),
             adopting: AtomicBool::new(false),
             lanes: Mutex::default(),
         };

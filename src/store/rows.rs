@@ -17,8 +17,9 @@ pub(super) fn task<R: Columns>(cells: &Cells<'_, R>) -> Step<TaskRow> {
     Ok(TaskRow {
         id: cells.id("id")?,
         created_at: cells.required_instant("created_at")?,
-        service: cells.required_text("service")?,
-        role: cells.required_text("role")?,
+        // A row without a route is shown as it is: nobody serves it.
+        service: cells.text("service")?.unwrap_or_default(),
+        role: cells.text("role")?.unwrap_or_default(),
         shard: cells.int32("shard")?,
         tenant: cells.text("tenant")?,
         task_id: cells.text("task_id")?,
@@ -135,13 +136,18 @@ pub(super) fn depth<R: Columns>(cells: &Cells<'_, R>) -> Step<Depth> {
     })
 }
 
-/// None where somebody else's names are none of ours.
+/// None where somebody else's names are none of ours, or are left out.
+fn route_key<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<RouteKey>> {
+    let (service, role) = (cells.text("service")?, cells.text("role")?);
+    let names = service.zip(role);
+    Ok(names.and_then(|(service, role)| RouteKey::new(&service, &role).ok()))
+}
+
+/// None where the route is none.
 pub(super) fn waiting<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<Waiting>> {
-    let key = RouteKey::new(
-        &cells.required_text("service")?,
-        &cells.required_text("role")?,
-    );
-    let Ok(route) = key else { return Ok(None) };
+    let Some(route) = route_key(cells)? else {
+        return Ok(None);
+    };
     let oldest = cells.int("oldest_due_ms")?;
     Ok(Some(Waiting {
         route,
@@ -187,11 +193,9 @@ pub(super) fn renewals<R: Columns>(rows: &[R], fences: &[Fence]) -> Step<Vec<Ren
 
 /// The route of a row; none where somebody else's names are none of ours.
 pub(super) fn route_opt<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<Route>> {
-    let key = RouteKey::new(
-        &cells.required_text("service")?,
-        &cells.required_text("role")?,
-    );
-    let Ok(key) = key else { return Ok(None) };
+    let Some(key) = route_key(cells)? else {
+        return Ok(None);
+    };
     Ok(Some(Route {
         key,
         shard: cells.int32("shard")?,
@@ -211,11 +215,9 @@ pub(super) fn side<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<FixedSide>> 
 
 /// A group of tasks that ended alike; none where the route is no route of ours.
 pub(super) fn ended<R: Columns>(cells: &Cells<'_, R>) -> Step<Option<Ended>> {
-    let key = RouteKey::new(
-        &cells.required_text("service")?,
-        &cells.required_text("role")?,
-    );
-    let Ok(route) = key else { return Ok(None) };
+    let Some(route) = route_key(cells)? else {
+        return Ok(None);
+    };
     let how = match (
         cells.required_text("status")?.as_str(),
         cells.flag("cancelled")?,

@@ -17,6 +17,7 @@ mod enqueue;
 mod evidence;
 mod examine;
 mod hosts;
+mod mend;
 pub mod owner;
 mod pipelines;
 mod published;

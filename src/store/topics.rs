@@ -54,6 +54,10 @@ macro_rules! store_by_topics {
                 self.named(rescue::expire(self, wants, limit)).await
             }
 
+            async fn mend(&self, limit: u32) -> Result<u64> {
+                self.named(mend::mend(self, limit)).await
+            }
+
             async fn cancel(&self, id: MessageId, actor: &str) -> Result<Option<Cancelled>> {
                 self.named(cancel::cancel(self, id, actor)).await
             }

@@ -4,6 +4,7 @@
 mod connections;
 mod events;
 mod examine;
+mod existing;
 mod hints;
 mod lanes;
 mod load;

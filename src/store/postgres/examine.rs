@@ -57,6 +57,21 @@ WHERE row_security_active(to_regclass(t.name))",
     },
     Question {
         check: Check {
+            id: "postgres.routeless",
+            title: "tasks without a route",
+            severity: Severity::Warning,
+            fix: "give each a `service` and a `role`, or delete it; `ALTER TABLE agent_messages ALTER COLUMN service SET NOT NULL, ALTER COLUMN role SET NOT NULL` keeps more from coming",
+        },
+        of_tables: false,
+        sql: "
+SELECT count(*) > 0 AS bad,
+  coalesce(count(*) || ' waiting that no host can serve, such as ' || min(id::text), 'none waiting')
+    AS detail
+FROM agent_messages
+WHERE status = 'queued' AND (service IS NULL OR role IS NULL)",
+    },
+    Question {
+        check: Check {
             id: "postgres.bloat",
             title: "dead rows",
             severity: Severity::Warning,

@@ -3,7 +3,7 @@
 use sqlx::{Postgres, QueryBuilder};
 
 use super::row::{clamped, clean, instant};
-use super::schema::EventShape;
+use super::schema::Inherited;
 use super::{PgCells, PostgresStore, Step, parts, schema};
 use crate::event::Event;
 use crate::ids::MessageId;
@@ -256,7 +256,7 @@ pub(super) async fn attempts(store: &PostgresStore, id: MessageId) -> Step<Vec<A
 }
 
 pub(super) async fn events(store: &PostgresStore, filter: &EventFilter) -> Step<Vec<Event>> {
-    let shape = schema::event_shape(store).await?;
+    let shape = schema::inherited(store).await?;
     let numbered = shape.numbered || filter.after_id.is_some();
     if !numbered && filter.order == Order::NewestFirst {
         // Events of before the migration may have no number; they are the oldest.
@@ -272,7 +272,7 @@ pub(super) async fn events(store: &PostgresStore, filter: &EventFilter) -> Step<
 async fn read_events(
     store: &PostgresStore,
     filter: &EventFilter,
-    shape: EventShape,
+    shape: Inherited,
     numbered: bool,
 ) -> Step<Vec<Event>> {
     let mut query: QueryBuilder<Postgres> = QueryBuilder::new("\nSELECT ");

@@ -19,7 +19,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use self::catalog::Catalog;
-pub(super) use self::shape::{has_ttl, table_names, ttl_ends};
+pub(super) use self::shape::{has_ttl, lacks, table_names, ttl_ends};
 use super::{PostgresStore, Step, Trouble};
 use crate::store::{Migration, StoreError};
 
@@ -39,23 +39,36 @@ const READ_VERSION: &str = "SELECT coalesce(max(version), 0) AS version FROM cog
 /// An index takes as long as it takes; none of its locks keeps anybody out.
 const PATIENT: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
 
-/// How events of this database are told apart.
+/// In what the tables of this database differ from those that we make.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct EventShape {
-    /// The column that readers follow by.
+pub(super) struct Inherited {
+    /// The column that readers of events follow by.
     pub(super) number: &'static str,
     /// Whether every event has one.
     pub(super) numbered: bool,
-    /// `message_id` is a UUID rather than text.
+    /// `message_id` of events is a UUID rather than text.
     pub(super) uuid: bool,
+    /// A task cannot be deleted while an event names it.
+    pub(super) bound: bool,
+    /// Tasks may lack what a claim goes by, and an index knows those that do.
+    pub(super) lacking: bool,
 }
 
-const READ_EVENT_SHAPE: &str = "
+const READ_INHERITED: &str = "
 SELECT
   coalesce(bool_or(attname = 'id' AND format_type(atttypid, NULL)
     IN ('bigint', 'integer', 'smallint')), false) AS by_id,
   coalesce(bool_or(attname = 'id' AND attnotnull), false) AS id_required,
-  coalesce(bool_or(attname = 'message_id' AND atttypid = 'uuid'::regtype), false) AS uuid
+  coalesce(bool_or(attname = 'message_id' AND atttypid = 'uuid'::regtype), false) AS uuid,
+  EXISTS (
+    SELECT FROM pg_constraint
+    WHERE contype = 'f' AND conrelid = to_regclass('bus_events')
+      AND confrelid = to_regclass('agent_messages') AND confdeltype IN ('a', 'r')
+  ) AS bound,
+  EXISTS (
+    SELECT FROM pg_index
+    WHERE indexrelid = to_regclass($1) AND indisvalid
+  ) AS lacking
 FROM pg_attribute
 WHERE attrelid = to_regclass('bus_events') AND attnum > 0 AND NOT attisdropped";
 
@@ -105,23 +118,25 @@ pub(super) async fn missing(conn: &mut PgConnection) -> Step<Vec<String>> {
     Ok(missing.map(|step| step.sql().to_owned()).collect())
 }
 
-pub(super) async fn event_shape(store: &PostgresStore) -> Step<EventShape> {
-    let shape = store.event_shape.get_or_try_init(|| async {
+pub(super) async fn inherited(store: &PostgresStore) -> Step<Inherited> {
+    let inherited = store.inherited.get_or_try_init(|| async {
         let mut turn = store.connections.turn().await?;
-        let query = turn.query(READ_EVENT_SHAPE);
+        let query = turn.query(READ_INHERITED).bind(shape::LACKING);
         let row = query.fetch_one(turn.conn()).await?;
         turn.finish().await?;
         let by_id: bool = row.try_get("by_id")?;
-        Ok::<_, Trouble>(EventShape {
+        Ok::<_, Trouble>(Inherited {
             number: match by_id {
                 true => "id",
                 false => shape::EVENT_SEQ,
             },
             numbered: by_id && row.try_get("id_required")?,
             uuid: row.try_get("uuid")?,
+            bound: row.try_get("bound")?,
+            lacking: row.try_get("lacking")?,
         })
     });
-    shape.await.copied()
+    inherited.await.copied()
 }
 
 pub(super) async fn migrate(store: &PostgresStore, dry_run: bool) -> Step<Migration> {

@@ -300,6 +300,10 @@ impl Store for Faults {
         self.pass(Op::Expire, self.inner.expire(wants, limit)).await
     }
 
+    async fn mend(&self, limit: u32) -> Result<u64> {
+        self.inner.mend(limit).await
+    }
+
     async fn next_due(&self, wants: &[Want]) -> Result<Option<Duration>> {
         self.pass(Op::NextDue, self.inner.next_due(wants)).await
     }

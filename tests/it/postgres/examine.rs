@@ -7,11 +7,11 @@ use crate::support::hand::{DOCS, Hand, task};
 use crate::support::postgres::{cluster, connect, execute, migrated, open, pooled};
 use crate::support::process::Installation;
 
-async fn examine(store: &dyn Store) -> Vec<Finding> {
+pub(super) async fn examine(store: &dyn Store) -> Vec<Finding> {
     store.examine().await.unwrap()
 }
 
-fn state(findings: &[Finding], id: &str) -> (State, String) {
+pub(super) fn state(findings: &[Finding], id: &str) -> (State, String) {
     let finding = findings.iter().find(|finding| finding.check.id == id);
     let finding = finding.unwrap_or_else(|| panic!("nothing is said of {id}"));
     (finding.state, finding.detail.clone())

@@ -28,7 +28,8 @@ JOIN pg_namespace AS n ON n.oid = c.relnamespace";
 
 const COLUMNS: &str = "
 SELECT wanted.name, a.attname::text AS attribute, format_type(a.atttypid, NULL) AS kind,
-  a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = '' AS demanded
+  a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = '' AS demanded,
+  NOT a.attnotnull AS nullable
 FROM unnest($1::text[]) AS wanted(name)
 JOIN pg_attribute AS a ON a.attrelid = to_regclass(quote_ident(wanted.name))
 WHERE a.attnum > 0 AND NOT a.attisdropped";
@@ -78,6 +79,7 @@ pub(super) struct Attribute {
     pub(super) kind: String,
     /// Inserts must name it.
     pub(super) demanded: bool,
+    pub(super) nullable: bool,
 }
 
 impl Catalog {
@@ -120,6 +122,7 @@ impl Catalog {
             let attribute = Attribute {
                 kind: cells.required_text("kind")?,
                 demanded: cells.flag("demanded")?,
+                nullable: cells.flag("nullable")?,
             };
             let name = cells.required_text("name")?;
             if let Some(relation) = catalog.relations.get_mut(&name) {

@@ -5,7 +5,8 @@
 
 use super::catalog::{Catalog, Relation};
 use super::shape::{
-    AGENT_MESSAGES, BUS_EVENTS, BUSY_TABLE, EVENT_SEQ, Missing, SUPERSEDED, TABLES, Table, VERSION,
+    AGENT_MESSAGES, BUS_EVENTS, BUSY_TABLE, EVENT_SEQ, LACKING, Missing, SUPERSEDED, TABLES, Table,
+    VERSION, lacks,
 };
 use crate::store::StoreError;
 
@@ -142,9 +143,20 @@ fn complete(table: &Table, relation: &Relation) -> Result<Vec<Step>, Vec<String>
     if table.name == BUS_EVENTS.name {
         steps.extend(number_events(relation, &name));
     }
-    if table.name == AGENT_MESSAGES.name && !relation.keyed {
-        let sql = index_sql("UNIQUE ", "cogo_messages_id", &name, "(id)");
-        steps.extend(index_steps(relation, "cogo_messages_id", sql));
+    if table.name == AGENT_MESSAGES.name {
+        if !relation.keyed {
+            let sql = index_sql("UNIQUE ", "cogo_messages_id", &name, "(id)");
+            steps.extend(index_steps(relation, "cogo_messages_id", sql));
+        }
+        let may_lack = |column: &str| {
+            let found = relation.columns.get(column);
+            found.is_some_and(|found| found.nullable)
+        };
+        if may_lack("created_at") || may_lack("priority") {
+            let on = concat!("(id) WHERE ", lacks!());
+            let sql = index_sql("", LACKING, &name, on);
+            steps.extend(index_steps(relation, LACKING, sql));
+        }
     }
     for index in table.indexes {
         let unique = if index.unique { "UNIQUE " } else { "" };

@@ -138,6 +138,17 @@ macro_rules! ttl_ends {
 }
 pub(in crate::store::postgres) use ttl_ends;
 
+/// What a claim goes by, and tables that others made may leave out.
+macro_rules! lacks {
+    () => {
+        "created_at IS NULL OR priority IS NULL"
+    };
+}
+pub(in crate::store::postgres) use lacks;
+
+/// The index on rows that lack it, where there can be any.
+pub(super) const LACKING: &str = "cogo_messages_lacking";
+
 pub(super) const AGENT_MESSAGES: Table = Table {
     name: "agent_messages",
     columns: &[
