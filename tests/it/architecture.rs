@@ -104,6 +104,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "millis",
             "payload",
             "pipeline",
+            "retry",
             "rollout",
             "route",
             "selection",

@@ -179,6 +179,13 @@ const CLOCK: Check = Check {
     fix: "set the clock by NTP: leases go by the database's, but logs and TLS go by this one",
 };
 
+const LIMITS: Check = Check {
+    id: "postgres.limits",
+    title: "limits of tables made by others",
+    severity: Severity::Warning,
+    fix: "let through what hosts write: `cogo-host migrate --dry-run` names the statement for each",
+};
+
 const COMPLETE: Check = Check {
     id: "postgres.schema",
     title: "tables and indexes",
@@ -213,6 +220,7 @@ pub(super) async fn examine(store: &PostgresStore) -> Step<Vec<Finding>> {
         pooler,
         clock(store).await?,
         complete(store).await?,
+        limits(store).await?,
         tls(store).await?,
     ];
     for question in QUESTIONS {
@@ -267,6 +275,17 @@ async fn complete(store: &PostgresStore) -> Step<Finding> {
             rest.len() + 1,
             first.lines().next().unwrap_or_default()
         )),
+    })
+}
+
+async fn limits(store: &PostgresStore) -> Step<Finding> {
+    let mut conn = store.connections.probe().await?;
+    let limits = schema::limits(&mut conn).await?;
+    conn.close().await?;
+    let rules: Vec<String> = limits.into_iter().map(|limit| limit.rule).collect();
+    Ok(match rules.is_empty() {
+        true => LIMITS.pass("none that a host would meet"),
+        false => LIMITS.bad(rules.join("; ")),
     })
 }
 

@@ -9,6 +9,7 @@
 //! touched. Run again, it does what is left to do, which is nothing at the end.
 
 mod catalog;
+mod limits;
 mod plan;
 mod shape;
 mod supabase;
@@ -19,6 +20,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use self::catalog::Catalog;
+use self::limits::Limit;
+pub(super) use self::limits::limits;
 pub(super) use self::shape::{has_ttl, lacks, table_names, ttl_ends};
 use super::{PostgresStore, Step, Trouble};
 use crate::store::{Migration, StoreError};
@@ -148,6 +151,7 @@ pub(super) async fn migrate(store: &PostgresStore, dry_run: bool) -> Step<Migrat
         sqlx::raw_sql("BEGIN").execute(&mut conn).await?;
         let (migration, _) = prepare(&mut conn, &store.place).await?;
         sqlx::raw_sql("COMMIT").execute(&mut conn).await?;
+        warn_limits(&mut conn).await?;
         conn.close().await?;
         return Ok(migration);
     }
@@ -159,6 +163,7 @@ pub(super) async fn migrate(store: &PostgresStore, dry_run: bool) -> Step<Migrat
     lock(&mut conn).await?;
     let (mut migration, steps) = prepare(&mut conn, &store.place).await?;
     run(&mut conn, &steps).await?;
+    warn_limits(&mut conn).await?;
     // Closing the session releases the lock.
     conn.close().await?;
     let run = steps.iter().filter(|step| !step.is_advice());
@@ -212,6 +217,16 @@ fn warn_guarded(catalog: &Catalog) {
             catalog.user
         );
     }
+}
+
+async fn warn_limits(conn: &mut PgConnection) -> Step<()> {
+    for Limit { rule, remedy } in limits(conn).await? {
+        tracing::warn!(
+            "{rule} refuses what a host writes, and what is refused stops its route; \
+             let it through: `{remedy}`"
+        );
+    }
+    Ok(())
 }
 
 /// Waits for its turn without holding a snapshot open, which the other host's

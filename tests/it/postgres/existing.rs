@@ -183,3 +183,48 @@ async fn events_are_retired_whatever_keeps_their_tasks() {
     assert_eq!(number(&mut conn, EVENTS).await, 0);
     assert_eq!(number(&mut conn, TASKS).await, 1);
 }
+
+/// What lets everything through that the host writes, and what does not.
+const RULES: &str = "
+DROP VIEW waiting;
+ALTER TABLE agent_messages ALTER COLUMN claimed_by TYPE varchar(20),
+  ADD CONSTRAINT few CHECK (attempts <= 3),
+  ADD CONSTRAINT states CHECK (status IN ('queued', 'claimed', 'done')),
+  ADD CONSTRAINT held CHECK (status <> 'claimed' OR claimed_by LIKE 'ts-worker%'),
+  ADD CONSTRAINT sane CHECK (attempts >= 0 AND length(claimed_by) > 0),
+  ADD CONSTRAINT every_state CHECK (status IN ('queued', 'claimed', 'done', 'failed', 'theirs')),
+  ADD CONSTRAINT ended CHECK (status <> 'done' OR done_at IS NOT NULL);
+ALTER TABLE bus_events ADD CONSTRAINT kinds CHECK (event_type IN ('theirs', 'execute_done'))";
+
+#[tokio::test]
+async fn rules_that_the_host_would_break_are_named_and_no_others() {
+    let (url, store, mut conn) = existing(ORIGINAL, "").await;
+    let (before, detail) = state(&examine(&store).await, "postgres.limits");
+    assert_eq!(before, State::Pass, "{detail}");
+    execute(&mut conn, RULES).await;
+    let (found, detail) = state(&examine(&store).await, "postgres.limits");
+    assert_eq!(found, State::Warn);
+    for part in [
+        "`few` CHECK ((attempts <= 3))",
+        "`states`",
+        "`held`",
+        "`kinds`",
+        "claimed_by is character varying(20)",
+    ] {
+        assert!(detail.contains(part), "`{part}` is not in: {detail}");
+    }
+    for harmless in ["sane", "every_state", "ended"] {
+        assert!(!detail.contains(harmless), "{detail}");
+    }
+    let here = Installation::new().with("DATABASE_URL", &url);
+    for how in [&["migrate"][..], &["migrate", "--dry-run"]] {
+        let told = here.run(how).expect(0).stderr;
+        for part in [
+            "ALTER TABLE public.agent_messages DROP CONSTRAINT few",
+            "ALTER TABLE public.bus_events DROP CONSTRAINT kinds",
+            "ALTER TABLE public.agent_messages ALTER COLUMN claimed_by TYPE text",
+        ] {
+            assert!(told.contains(part), "`{part}` is not in: {told}");
+        }
+    }
+}
