@@ -6,10 +6,10 @@
 //! lost, nothing is completed twice, and the invariants of
 //! `support/invariants.rs` hold. On each bus lie rows that nobody serves and a
 //! rollout that ended, which no fault may change, and each host knows secrets
-//! that must stay off the bus and out of its log. Nothing here is timed: a test waits for a state
-//! of the bus. What is random comes from a seed that a failing test prints, and
-//! that `COGO_FAULTS_SEED` sets; `COGO_FAULTS_TIMES` multiplies the number of
-//! faults.
+//! that must stay off the bus and out of its log. Nothing here is timed: a test
+//! waits for a state of the bus. What is random comes from a seed that a failing
+//! test prints, and that `COGO_FAULTS_SEED` sets; `COGO_FAULTS_TIMES` multiplies
+//! the number of faults.
 
 mod clocks;
 mod drains;

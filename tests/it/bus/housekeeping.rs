@@ -1,6 +1,8 @@
 //! Rescue, expiry and retention go round by themselves: whatever becomes of one
 //! of them, what a vanished host held is taken back.
 
+use std::time::Duration;
+
 use super::faults::{Op, Side};
 use super::harness::{Bench, LONG};
 use crate::support::hand::{DOCS, Hand, task};
@@ -62,4 +64,30 @@ async fn a_short_outage_puts_off_no_rescue() {
         bench.faults.away(false);
     })
     .await;
+}
+
+/// The leases of all ran out with it. Whoever is there again renews, and only
+/// then is anything taken back.
+#[tokio::test]
+async fn after_a_long_outage_the_living_renew_first() {
+    let mut bench = Bench::new().await;
+    // Half of it is left to a busy machine for one renewal.
+    bench.settings.lease = Duration::from_secs(6);
+    bench.submit(task(DOCS)).await;
+    let bus = bench.start();
+    let call = bench.call().await;
+    bench.faults.block(Op::Renew, Side::Before);
+    bench.faults.away(true);
+    bench.when(|faults| faults.ended(Op::Ping) > 0).await;
+    let (pings, looks) = (bench.faults.ended(Op::Ping), bench.faults.begun(Op::Rescue));
+    bench.faults.away(false);
+    bench.when(|faults| faults.ended(Op::Ping) > pings).await;
+    let renewals = bench.faults.ended(Op::Renew);
+    bench.faults.release(Op::Renew, Side::Before);
+    bench
+        .when(|faults| faults.ended(Op::Renew) > renewals)
+        .await;
+    assert_eq!(bench.faults.begun(Op::Rescue), looks);
+    call.done();
+    bench.stop(&bus).await;
 }
