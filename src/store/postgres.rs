@@ -34,6 +34,7 @@ mod row;
 mod schema;
 mod settle;
 mod shadow;
+mod stuck;
 mod tls;
 
 use std::fmt;
@@ -51,6 +52,7 @@ use self::claim::lanes::Lanes;
 use self::connection::Connections;
 use self::hint::Hints;
 use self::schema::Inherited;
+use self::stuck::Stuck;
 use super::cells::{Cells, Step, Trouble};
 use super::topics::store_by_topics;
 use super::{
@@ -96,6 +98,7 @@ pub struct PostgresStore {
     /// The last claim met rows of other programs that it had to adopt.
     adopting: AtomicBool,
     lanes: Mutex<Lanes>,
+    stuck: Stuck,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -129,6 +132,7 @@ impl PostgresStore {
             inherited: OnceCell::new(),
             adopting: AtomicBool::new(false),
             lanes: Mutex::default(),
+            stuck: Stuck::default(),
         };
         store
             .named(async {

@@ -16,18 +16,19 @@ pub(super) mod lanes;
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use self::candidate::{Candidate, adopt, candidate};
 use self::lanes::At;
-use super::connection::Turn;
+use super::connection::{Statement, Turn};
 use super::rollout::write_sides;
 use super::row::{micros, micros_of, ms_since, to_json};
-use super::{PgCells, PostgresStore, Step};
+use super::{PgCells, PostgresStore, Step, Trouble, stuck};
 use crate::attempt::Fence;
 use crate::ids::HolderId;
 use crate::payload;
@@ -97,7 +98,9 @@ macro_rules! select_taken {
 /// The materialised list is what keeps a claim within its limit whatever plan
 /// the server makes of the update. Nothing is locked beyond what is needed, as
 /// stops are visited only until there is enough.
-const CLAIM: &str = concat!(
+macro_rules! due {
+    () => {
+        concat!(
     "
 WITH stop AS MATERIALIZED (
   SELECT *
@@ -131,6 +134,7 @@ due AS MATERIALIZED (
             AND coalesce(m.retry_at, m.created_at)
               >= coalesce(timestamptz 'epoch' + lane.since * interval '1 microsecond', '-infinity')
             AND coalesce(m.retry_at, m.created_at) <= now()
+            AND m.id <> ALL ($5::uuid[])
           ORDER BY coalesce(m.retry_at, m.created_at), m.id
           LIMIT stop.skip + stop.take
           FOR UPDATE SKIP LOCKED
@@ -144,49 +148,72 @@ due AS MATERIALIZED (
     ) AS due
     LIMIT $4
   ) AS chosen
-),
+)"
+        )
+    };
+}
+
+const CLAIM: &str = concat!(
+    due!(),
+    ",
 taken AS (",
-    take!("$5", "$6"),
+    take!("$6", "$7"),
     "
   FROM due
   -- It reads the whole list before any row is taken: the list is made by rows
   -- that are locked, and one that is taken would be missing from it.
-  WHERE m.id = due.id AND (SELECT $7 OR count(*) FILTER (WHERE adopt) = 0 FROM due)
+  WHERE m.id = due.id AND (SELECT $8 OR count(*) FILTER (WHERE adopt) = 0 FROM due)
   RETURNING",
     taken!(),
     "
 )
 SELECT EXISTS (SELECT FROM due WHERE adopt) AS adopt, ",
-    select_taken!("$8"),
+    select_taken!("$9"),
     "
 FROM (SELECT) AS always
 LEFT JOIN taken ON TRUE
 ORDER BY taken.n"
 );
 
+/// What a claim would take.
+const DUE: &str = concat!(due!(), "\nSELECT id FROM due ORDER BY n");
+
+/// What a claim does to one row.
+const TAKE_ONE: &str = concat!(take!("$2", "$3"), "\n  WHERE m.id = $1");
+
 /// Claims of foreign workers that are older than the route allows.
-const RECLAIM: &str = concat!(
-    "
+macro_rules! stale {
+    () => {
+        concat!(
+            "
 WITH due AS MATERIALIZED (
   SELECT row_number() OVER () AS n, stale.*
   FROM (
     SELECT 0::bigint AS place, NULL::bigint AS since, m.id, m.lease_epoch AS epoch,
       m.claimed_by AS holder, ",
-    ms_since!("coalesce(m.claimed_at, m.created_at)"),
-    " AS claimed_ms
+            ms_since!("coalesce(m.claimed_at, m.created_at)"),
+            " AS claimed_ms
     FROM agent_messages AS m
     WHERE m.status = 'claimed' AND m.lease_expires_at IS NULL
       AND m.service = $1 AND m.role = $2
       AND coalesce(m.claimed_at, m.created_at) <= now() - $3 * interval '1 microsecond'
       AND ($4::integer IS NULL OR coalesce(m.shard, 0) = $4)
       AND ($5::text IS NULL OR m.tenant = $5)
+      AND m.id <> ALL ($7::uuid[])
     ORDER BY coalesce(m.claimed_at, m.created_at), m.id
     LIMIT $6
     FOR UPDATE SKIP LOCKED
   ) AS stale
-),
+)"
+        )
+    };
+}
+
+const RECLAIM: &str = concat!(
+    stale!(),
+    ",
 taken AS (",
-    take!("$7", "$8"),
+    take!("$8", "$9"),
     "
   FROM due
   WHERE m.id = due.id
@@ -195,11 +222,14 @@ taken AS (",
     "
 )
 SELECT ",
-    select_taken!("$9"),
+    select_taken!("$10"),
     "
 FROM taken
 ORDER BY taken.n"
 );
+
+/// What a reclaim would take.
+const STALE: &str = concat!(stale!(), "\nSELECT id FROM due ORDER BY n");
 
 /// Claims that were answered to nobody. Their epoch is of the claim already.
 const UNANSWERED: &str = concat!(
@@ -312,7 +342,19 @@ async fn take_from(
     let Some(stops) = stops else {
         return Ok(Vec::new());
     };
-    let candidates = take_adopting(store, request, &stops).await?;
+    let candidates = loop {
+        match take_adopting(store, request, &stops).await {
+            Err(trouble) if stuck::is_of_a_row(&trouble) => {
+                let mut turn = store.connections.transaction().await?;
+                let due = due(store, &turn, DUE, request, &stops);
+                let due = due.fetch_all(turn.conn()).await?;
+                if !set_apart(store, request, turn, &due).await? {
+                    return Err(trouble);
+                }
+            }
+            taken => break taken?,
+        }
+    };
     let mut lanes = store.lanes.lock();
     for candidate in &candidates {
         if let Some(want) = request.wants.get(candidate.place) {
@@ -365,14 +407,14 @@ async fn take_adopting(
     // drawn in the transaction of their claim.
     if !draws && !store.adopting.load(Ordering::Relaxed) {
         let mut turn = store.connections.turn().await?;
-        let (foreign, candidates) = take_due(&mut turn, request, stops, false).await?;
+        let (foreign, candidates) = take_due(store, &mut turn, request, stops, false).await?;
         turn.finish().await?;
         if !foreign {
             return Ok(candidates);
         }
     }
     let mut turn = store.connections.transaction().await?;
-    let (foreign, mut candidates) = take_due(&mut turn, request, stops, true).await?;
+    let (foreign, mut candidates) = take_due(store, &mut turn, request, stops, true).await?;
     store.adopting.store(foreign, Ordering::Relaxed);
     adopt(&mut turn, &mut candidates).await?;
     draw(&mut turn, request, &mut candidates).await?;
@@ -380,22 +422,34 @@ async fn take_adopting(
     Ok(candidates)
 }
 
+/// A statement on what is due.
+fn due<'q>(
+    store: &PostgresStore,
+    turn: &Turn,
+    sql: &'static str,
+    request: &ClaimRequest<'_>,
+    stops: &'q str,
+) -> Statement<'q> {
+    let places: Vec<i64> = (0_i64..).take(request.wants.len()).collect();
+    let rooms: Vec<i64> = request.wants.iter().map(|w| i64::from(w.limit)).collect();
+    turn.query(sql)
+        .bind(stops)
+        .bind(places)
+        .bind(rooms)
+        .bind(i64::from(request.limit))
+        .bind(store.stuck.rows(Instant::now()))
+}
+
 /// Takes what is due; whether there were rows to adopt, without which nothing
 /// is taken unless `adopt`.
 async fn take_due(
+    store: &PostgresStore,
     turn: &mut Turn,
     request: &ClaimRequest<'_>,
     stops: &str,
     adopt: bool,
 ) -> Step<(bool, Vec<Candidate>)> {
-    let places: Vec<i64> = (0_i64..).take(request.wants.len()).collect();
-    let rooms: Vec<i64> = request.wants.iter().map(|w| i64::from(w.limit)).collect();
-    let query = turn
-        .query(CLAIM)
-        .bind(stops)
-        .bind(places)
-        .bind(rooms)
-        .bind(i64::from(request.limit))
+    let query = due(store, turn, CLAIM, request, stops)
         .bind(request.holder.as_str())
         .bind(micros(request.lease))
         .bind(adopt)
@@ -421,15 +475,49 @@ async fn reclaim(
     after: Duration,
     room: u32,
 ) -> Step<Vec<Candidate>> {
-    let mut turn = store.connections.transaction().await?;
-    let query = turn
-        .query(RECLAIM)
+    loop {
+        match reclaim_stale(store, request, want, after, room).await {
+            Err(trouble) if stuck::is_of_a_row(&trouble) => {
+                let mut turn = store.connections.transaction().await?;
+                let stale = stale(store, &turn, STALE, want, after, room);
+                let stale = stale.fetch_all(turn.conn()).await?;
+                if !set_apart(store, request, turn, &stale).await? {
+                    return Err(trouble);
+                }
+            }
+            reclaimed => return reclaimed,
+        }
+    }
+}
+
+/// A statement on what foreign workers claimed too long ago.
+fn stale<'q>(
+    store: &PostgresStore,
+    turn: &Turn,
+    sql: &'static str,
+    want: &'q Want,
+    after: Duration,
+    room: u32,
+) -> Statement<'q> {
+    turn.query(sql)
         .bind(want.key.service())
         .bind(want.key.role())
         .bind(micros(after))
         .bind(want.shard)
         .bind(want.tenant.as_deref())
         .bind(i64::from(room))
+        .bind(store.stuck.rows(Instant::now()))
+}
+
+async fn reclaim_stale(
+    store: &PostgresStore,
+    request: &ClaimRequest<'_>,
+    want: &Want,
+    after: Duration,
+    room: u32,
+) -> Step<Vec<Candidate>> {
+    let mut turn = store.connections.transaction().await?;
+    let query = stale(store, &turn, RECLAIM, want, after, room)
         .bind(request.holder.as_str())
         .bind(micros(request.lease))
         .bind(FETCHED_BYTES);
@@ -445,6 +533,38 @@ async fn reclaim(
     draw(&mut turn, request, &mut candidates).await?;
     turn.finish().await?;
     Ok(candidates)
+}
+
+/// Tries each row by itself, to no effect, and leaves alone those that cannot be
+/// claimed; whether there are any.
+async fn set_apart(
+    store: &PostgresStore,
+    request: &ClaimRequest<'_>,
+    mut turn: Turn,
+    rows: &[PgRow],
+) -> Step<bool> {
+    let mut found = false;
+    for row in rows {
+        let id: Uuid = row.try_get("id")?;
+        turn.begin_part().await?;
+        let tried = turn
+            .query(TAKE_ONE)
+            .bind(id)
+            .bind(request.holder.as_str())
+            .bind(micros(request.lease))
+            .execute(turn.conn())
+            .await;
+        turn.undo_part().await?;
+        match tried.map_err(Trouble::from) {
+            Ok(_) => {}
+            Err(trouble) if stuck::is_of_a_row(&trouble) => {
+                found |= store.stuck.leave(id, Instant::now(), &trouble);
+            }
+            Err(trouble) => return Err(trouble),
+        }
+    }
+    turn.finish().await?;
+    Ok(found)
 }
 
 pub(super) async fn unanswered(

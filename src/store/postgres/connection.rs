@@ -193,6 +193,8 @@ fn silent() -> Trouble {
     StoreError::Unavailable(problem).into()
 }
 
+pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
 /// A connection for as long as one call needs it. It is closed where the turn is
 /// dropped before its end.
 pub(super) struct Turn {
@@ -214,8 +216,20 @@ impl Turn {
     }
 
     /// A statement as this connection can have it.
-    pub(super) fn query<'q>(&self, sql: &'static str) -> Query<'q, Postgres, PgArguments> {
+    pub(super) fn query<'q>(&self, sql: &'static str) -> Statement<'q> {
         sqlx::query(sql).persistent(!self.pooled)
+    }
+
+    /// Begins a part of the transaction that can be undone by itself.
+    pub(super) async fn begin_part(&mut self) -> Step<()> {
+        sqlx::raw_sql("SAVEPOINT part").execute(self.conn()).await?;
+        Ok(())
+    }
+
+    pub(super) async fn undo_part(&mut self) -> Step<()> {
+        let undo = "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part";
+        sqlx::raw_sql(undo).execute(self.conn()).await?;
+        Ok(())
     }
 
     /// Commits, where there is something to commit, and ends the turn.

@@ -2,10 +2,13 @@
 //!
 //! Each sweep is one transaction over one page, oldest first, so that a page of
 //! rows that cannot be helped never hides the rest. Rows that another host
-//! sweeps are skipped.
+//! sweeps are skipped. Where the database refuses a page, each row is changed by
+//! itself, and the one that is refused is left alone ([`stuck`]).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::slice::ChunksMut;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -14,9 +17,9 @@ use super::enqueue::insert_events;
 use super::head::{adopt_heads, head_columns};
 use super::row::to_json;
 use super::schema::{has_ttl, ttl_ends};
-use super::{PgCells, PostgresStore, Step};
+use super::{PgCells, PostgresStore, Step, stuck};
 use crate::attempt::AttemptOutcome;
-use crate::event::{LastAttempt, NewEvent};
+use crate::event::LastAttempt;
 use crate::ids::MessageId;
 use crate::store::head::Head;
 use crate::store::{Rescued, Want, audit};
@@ -84,7 +87,7 @@ SELECT ",
 FROM agent_messages AS m
 WHERE ",
     vacant!(),
-    "
+    " AND m.id <> ALL ($2::uuid[])
 ORDER BY m.lease_expires_at
 LIMIT $1
 FOR UPDATE OF m SKIP LOCKED"
@@ -140,6 +143,7 @@ WHERE m.status = 'queued' AND ",
   AND ",
     ttl_ends!("m."),
     " <= now() AT TIME ZONE 'UTC'
+  AND m.id <> ALL ($6::uuid[])
   AND EXISTS (
     SELECT FROM unnest($1::text[], $2::text[], $3::integer[], $4::text[])
       AS want (service, role, shard, tenant)
@@ -174,14 +178,87 @@ pub(super) async fn rescue(
     if !any_run_out(store).await? {
         return Ok(Vec::new());
     }
+    match rescue_page(store, limit, default_max_attempts, Apart::No).await {
+        Err(trouble) if stuck::is_of_a_row(&trouble) => {
+            rescue_page(store, limit, default_max_attempts, Apart::Yes).await
+        }
+        rescued => rescued,
+    }
+}
+
+/// Whether each row of a page is changed by itself, since the database refuses
+/// some.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    No,
+    Yes,
+}
+
+impl Apart {
+    fn parts(self, heads: &mut [Head]) -> ChunksMut<'_, Head> {
+        heads.chunks_mut(match self {
+            Self::No => heads.len().max(1),
+            Self::Yes => 1,
+        })
+    }
+
+    /// What changing a part came to; none for a row that is left alone.
+    async fn settle<T>(
+        self,
+        store: &PostgresStore,
+        turn: &mut Turn,
+        row: MessageId,
+        changed: Step<T>,
+    ) -> Step<Option<T>> {
+        match changed {
+            Err(trouble) if self == Self::Yes && stuck::is_of_a_row(&trouble) => {
+                turn.undo_part().await?;
+                match store.stuck.leave(row.0, Instant::now(), &trouble) {
+                    true => Ok(None),
+                    false => Err(trouble),
+                }
+            }
+            changed => changed.map(Some),
+        }
+    }
+}
+
+async fn rescue_page(
+    store: &PostgresStore,
+    limit: u32,
+    default_max_attempts: u32,
+    apart: Apart,
+) -> Step<Vec<Rescued>> {
     let mut turn = store.connections.transaction().await?;
     let query = turn.query(DISOWN);
     query.execute(turn.conn()).await?;
-    let (mut heads, deaths) = list_vacant(&mut turn, limit).await?;
-    let mut events = adopt_heads(&mut turn, &mut heads).await?;
+    let (mut heads, deaths) = list_vacant(store, &mut turn, limit).await?;
+    let mut rescued = Vec::with_capacity(heads.len());
+    for part in apart.parts(&mut heads) {
+        let Some(row) = part.first().map(|head| head.id) else {
+            continue;
+        };
+        if apart == Apart::Yes {
+            turn.begin_part().await?;
+        }
+        let taken = take_back(&mut turn, part, &deaths, default_max_attempts).await;
+        let taken = apart.settle(store, &mut turn, row, taken).await?;
+        rescued.extend(taken.into_iter().flatten());
+    }
+    turn.finish().await?;
+    Ok(rescued)
+}
+
+async fn take_back(
+    turn: &mut Turn,
+    heads: &mut [Head],
+    deaths: &HashMap<MessageId, u32>,
+    default_max_attempts: u32,
+) -> Step<Vec<Rescued>> {
+    let mut events = adopt_heads(turn, heads).await?;
     let mut cells = Vec::with_capacity(heads.len());
     let mut rescued = Vec::with_capacity(heads.len());
-    for head in &heads {
+    for head in heads.iter() {
         let deaths = deaths.get(&head.id).copied().unwrap_or(0);
         let taken = head.take_back(deaths, default_max_attempts);
         events.extend(taken.events);
@@ -192,8 +269,13 @@ pub(super) async fn rescue(
         });
         rescued.push(taken.rescued);
     }
-    take_back(&mut turn, &cells, &events).await?;
-    turn.finish().await?;
+    let query = turn
+        .query(TAKE_BACK)
+        .bind(to_json(&cells)?)
+        .bind(AttemptOutcome::Lost.as_str())
+        .bind(audit::LEASE_EXPIRED);
+    query.execute(turn.conn()).await?;
+    insert_events(turn, &events).await?;
     Ok(rescued)
 }
 
@@ -206,8 +288,15 @@ async fn any_run_out(store: &PostgresStore) -> Step<bool> {
     PgCells::of("agent_messages", &row).flag("any")
 }
 
-async fn list_vacant(turn: &mut Turn, limit: u32) -> Step<(Vec<Head>, HashMap<MessageId, u32>)> {
-    let query = turn.query(LIST_VACANT).bind(i64::from(limit));
+async fn list_vacant(
+    store: &PostgresStore,
+    turn: &mut Turn,
+    limit: u32,
+) -> Step<(Vec<Head>, HashMap<MessageId, u32>)> {
+    let query = turn
+        .query(LIST_VACANT)
+        .bind(i64::from(limit))
+        .bind(store.stuck.rows(Instant::now()));
     let rows = query.fetch_all(turn.conn()).await?;
     let mut heads = Vec::with_capacity(rows.len());
     let mut deaths = HashMap::with_capacity(rows.len());
@@ -220,45 +309,65 @@ async fn list_vacant(turn: &mut Turn, limit: u32) -> Step<(Vec<Head>, HashMap<Me
     Ok((heads, deaths))
 }
 
-async fn take_back(turn: &mut Turn, cells: &[TakeBackCells], events: &[NewEvent]) -> Step<()> {
-    if cells.is_empty() {
-        return Ok(());
-    }
-    let query = turn
-        .query(TAKE_BACK)
-        .bind(to_json(cells)?)
-        .bind(AttemptOutcome::Lost.as_str())
-        .bind(audit::LEASE_EXPIRED);
-    query.execute(turn.conn()).await?;
-    insert_events(turn, events).await
-}
-
 pub(super) async fn expire(
     store: &PostgresStore,
     wants: &[Want],
     limit: u32,
 ) -> Step<Vec<MessageId>> {
-    let mut turn = store.connections.transaction().await?;
-    let mut heads = list_expired(&mut turn, wants, limit).await?;
-    if !heads.is_empty() {
-        let mut events = adopt_heads(&mut turn, &mut heads).await?;
-        let problem = audit::expired();
-        for head in &heads {
-            events.append(&mut head.subject().failed(&problem, LastAttempt::Never));
+    match expire_page(store, wants, limit, Apart::No).await {
+        Err(trouble) if stuck::is_of_a_row(&trouble) => {
+            expire_page(store, wants, limit, Apart::Yes).await
         }
-        let ids: Vec<uuid::Uuid> = heads.iter().map(|head| head.id.0).collect();
-        let query = turn
-            .query(FAIL_WAITING)
-            .bind(ids)
-            .bind(audit::error_text(&problem));
-        query.execute(turn.conn()).await?;
-        insert_events(&mut turn, &events).await?;
+        expired => expired,
+    }
+}
+
+async fn expire_page(
+    store: &PostgresStore,
+    wants: &[Want],
+    limit: u32,
+    apart: Apart,
+) -> Step<Vec<MessageId>> {
+    let mut turn = store.connections.transaction().await?;
+    let mut heads = list_expired(store, &mut turn, wants, limit).await?;
+    let mut expired = Vec::with_capacity(heads.len());
+    for part in apart.parts(&mut heads) {
+        let Some(row) = part.first().map(|head| head.id) else {
+            continue;
+        };
+        if apart == Apart::Yes {
+            turn.begin_part().await?;
+        }
+        let failed = fail_waiting(&mut turn, part).await;
+        let failed = apart.settle(store, &mut turn, row, failed).await?;
+        expired.extend(failed.into_iter().flatten());
     }
     turn.finish().await?;
+    Ok(expired)
+}
+
+async fn fail_waiting(turn: &mut Turn, heads: &mut [Head]) -> Step<Vec<MessageId>> {
+    let mut events = adopt_heads(turn, heads).await?;
+    let problem = audit::expired();
+    for head in heads.iter() {
+        events.append(&mut head.subject().failed(&problem, LastAttempt::Never));
+    }
+    let ids: Vec<uuid::Uuid> = heads.iter().map(|head| head.id.0).collect();
+    let query = turn
+        .query(FAIL_WAITING)
+        .bind(ids)
+        .bind(audit::error_text(&problem));
+    query.execute(turn.conn()).await?;
+    insert_events(turn, &events).await?;
     Ok(heads.iter().map(|head| head.id).collect())
 }
 
-async fn list_expired(turn: &mut Turn, wants: &[Want], limit: u32) -> Step<Vec<Head>> {
+async fn list_expired(
+    store: &PostgresStore,
+    turn: &mut Turn,
+    wants: &[Want],
+    limit: u32,
+) -> Step<Vec<Head>> {
     let services: Vec<&str> = wants.iter().map(|want| want.key.service()).collect();
     let roles: Vec<&str> = wants.iter().map(|want| want.key.role()).collect();
     let shards: Vec<Option<i32>> = wants.iter().map(|want| want.shard).collect();
@@ -269,7 +378,8 @@ async fn list_expired(turn: &mut Turn, wants: &[Want], limit: u32) -> Step<Vec<H
         .bind(roles)
         .bind(shards)
         .bind(tenants)
-        .bind(i64::from(limit));
+        .bind(i64::from(limit))
+        .bind(store.stuck.rows(Instant::now()));
     let rows = query.fetch_all(turn.conn()).await?;
     let heads = rows
         .iter()

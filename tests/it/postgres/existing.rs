@@ -184,6 +184,90 @@ async fn events_are_retired_whatever_keeps_their_tasks() {
     assert_eq!(number(&mut conn, TASKS).await, 1);
 }
 
+/// A trigger that refuses what it does not like, which a host finds out only by
+/// trying.
+const TRIGGER: &str = "
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.colour = 'red' THEN RAISE EXCEPTION 'not the red ones'; END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON agent_messages
+  FOR EACH ROW WHEN (NEW.status <> OLD.status) EXECUTE FUNCTION refuse()";
+
+const COLOURED: &str = "
+INSERT INTO agent_messages (service, role, colour)
+  SELECT 'docs', 'render', CASE WHEN n % 3 = 0 THEN 'red' END FROM generate_series(0, 29) AS n;
+INSERT INTO agent_messages (service, role) VALUES ('code', 'build-test')";
+
+#[tokio::test]
+async fn a_row_that_nobody_may_claim_keeps_no_other_waiting() {
+    let (_, store, mut conn) = existing(ORIGINAL, COLOURED).await;
+    execute(&mut conn, TRIGGER).await;
+    let hand = Hand::new();
+    let mut claimed = Vec::new();
+    loop {
+        let claims = hand.claim(&store, DOCS, 4).await;
+        match claims.is_empty() {
+            true => break,
+            false => claimed.extend(claims),
+        }
+    }
+    assert_eq!(claimed.len(), 20);
+    assert_eq!(hand.claim(&store, "code/build-test", 4).await.len(), 1);
+    let left = "SELECT DISTINCT colour FROM agent_messages WHERE status = 'queued'";
+    assert_eq!(texts(&mut conn, left).await, [Some("red".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_a_worker_left_and_nobody_may_claim_keeps_no_other_waiting() {
+    let (_, store, mut conn) = existing(ORIGINAL, COLOURED).await;
+    execute(
+        &mut conn,
+        "UPDATE agent_messages
+         SET status = 'claimed', claimed_by = 'ts-worker-1', claimed_at = now() - interval '1 day'",
+    )
+    .await;
+    let trigger = TRIGGER.replace("NEW.status <> OLD.status", "TRUE");
+    execute(&mut conn, &trigger).await;
+    let hand = Hand::new();
+    let mut want = want(DOCS);
+    want.reclaim_foreign_after = Some(Duration::from_secs(60));
+    want.limit = 100;
+    let claims = hand.claim_wants(&store, vec![want], 100).await;
+    assert_eq!(claims.len(), 20);
+}
+
+#[tokio::test]
+async fn a_row_that_nobody_may_take_back_or_fail_keeps_no_other_waiting() {
+    let (url, store, mut conn) = existing(ORIGINAL, COLOURED).await;
+    assert_eq!(Hand::new().claim(&store, DOCS, 100).await.len(), 30);
+    let lapsed = "UPDATE agent_messages SET lease_expires_at = now() - interval '1 second'
+        WHERE status = 'claimed'";
+    execute(&mut conn, lapsed).await;
+    execute(&mut conn, TRIGGER).await;
+    let rescued = store.rescue(200, 5).await.unwrap();
+    assert_eq!(rescued.len(), 20);
+    assert!(store.rescue(200, 5).await.unwrap().is_empty());
+    let held = "SELECT DISTINCT colour FROM agent_messages WHERE status = 'claimed'";
+    assert_eq!(texts(&mut conn, held).await, [Some("red".to_owned())]);
+
+    execute(
+        &mut conn,
+        "ALTER TABLE agent_messages DISABLE TRIGGER refuse;
+         UPDATE agent_messages SET status = 'queued', lease_expires_at = NULL,
+           created_at = now() - interval '1 hour', payload = '{\"__assignment\": {\"ttl_ms\": 1}}'
+           WHERE service = 'docs';
+         ALTER TABLE agent_messages ENABLE TRIGGER refuse",
+    )
+    .await;
+    // Of another host, which has met none of them.
+    let other = open(&url).await;
+    let expired = other.expire(&[want(DOCS)], 200).await.unwrap();
+    assert_eq!(expired.len(), 20);
+    assert!(other.expire(&[want(DOCS)], 200).await.unwrap().is_empty());
+}
+
 /// What lets everything through that the host writes, and what does not.
 const RULES: &str = "
 DROP VIEW waiting;
