@@ -220,9 +220,11 @@ impl Turn {
         sqlx::query(sql).persistent(!self.pooled)
     }
 
-    /// Begins a part of the transaction that can be undone by itself.
+    /// Begins a part of the transaction that can be undone by itself. What is put
+    /// off until the commit is checked within it.
     pub(super) async fn begin_part(&mut self) -> Step<()> {
-        sqlx::raw_sql("SAVEPOINT part").execute(self.conn()).await?;
+        let begin = "SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT part";
+        sqlx::raw_sql(begin).execute(self.conn()).await?;
         Ok(())
     }
 

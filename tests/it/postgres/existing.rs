@@ -200,10 +200,22 @@ INSERT INTO agent_messages (service, role, colour)
   SELECT 'docs', 'render', CASE WHEN n % 3 = 0 THEN 'red' END FROM generate_series(0, 29) AS n;
 INSERT INTO agent_messages (service, role) VALUES ('code', 'build-test')";
 
+/// The same at the commit.
+fn deferred() -> String {
+    TRIGGER
+        .replace("TRIGGER refuse BEFORE", "CONSTRAINT TRIGGER refuse AFTER")
+        .replace("FOR EACH ROW", "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW")
+}
+
 #[tokio::test]
 async fn a_row_that_nobody_may_claim_keeps_no_other_waiting() {
+    claims_all_but_the_red(TRIGGER).await;
+    claims_all_but_the_red(&deferred()).await;
+}
+
+async fn claims_all_but_the_red(trigger: &str) {
     let (_, store, mut conn) = existing(ORIGINAL, COLOURED).await;
-    execute(&mut conn, TRIGGER).await;
+    execute(&mut conn, trigger).await;
     let hand = Hand::new();
     let mut claimed = Vec::new();
     loop {
@@ -240,12 +252,17 @@ async fn what_a_worker_left_and_nobody_may_claim_keeps_no_other_waiting() {
 
 #[tokio::test]
 async fn a_row_that_nobody_may_take_back_or_fail_keeps_no_other_waiting() {
+    takes_back_all_but_the_red(TRIGGER).await;
+    takes_back_all_but_the_red(&deferred()).await;
+}
+
+async fn takes_back_all_but_the_red(trigger: &str) {
     let (url, store, mut conn) = existing(ORIGINAL, COLOURED).await;
     assert_eq!(Hand::new().claim(&store, DOCS, 100).await.len(), 30);
     let lapsed = "UPDATE agent_messages SET lease_expires_at = now() - interval '1 second'
         WHERE status = 'claimed'";
     execute(&mut conn, lapsed).await;
-    execute(&mut conn, TRIGGER).await;
+    execute(&mut conn, trigger).await;
     let rescued = store.rescue(200, 5).await.unwrap();
     assert_eq!(rescued.len(), 20);
     assert!(store.rescue(200, 5).await.unwrap().is_empty());
